@@ -39,11 +39,7 @@ class Collected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def collect_folder(file: Path, config: LineConfig) -> Path:
-    """Return the folder into which a line collects.
-
-    Args:
-        file: of the line.
-    """
+    """Return the folder into which the line of a file collects."""
     return config.collect.folder or (state_folder_of(file) or file.absolute().parent) / FOLDER
 
 
@@ -58,41 +54,30 @@ def name_of(event: VerdictEvent) -> str:
 
 
 def count_collected(folder: Path) -> Collected:
-    """Count the pictures of a folder, which need not exist.
-
-    Raises:
-        InputError: it cannot be read.
-    """
-    names: dict[Label, list[str]] = {label: [] for label in NAMES}
-    for path, label, *_ in LabelFolder(folder).pictures().values() if folder.is_dir() else ():
-        names[label].append(path.name)
-    found = {label: [_NAME.fullmatch(name) for name in each] for label, each in names.items()}
-    parts = {
-        label: len({(match and match["part"]) or name for name, match in zip(names[label], each, strict=True)})
-        for label, each in found.items()
-    }
-    times = {label: sorted(match["time"] for match in each if match) for label, each in found.items()}
+    """Count the pictures of a folder, which need not exist; an InputError if it cannot be read."""
+    counts, times = dict.fromkeys(NAMES, 0), list[str]()
+    found: dict[Label, set[str]] = {label: set() for label in NAMES}
     days: dict[str, dict[Label, int]] = {}
-    for label, each in times.items():
-        for time in each:
-            day = days.setdefault(f"{time[:4]}-{time[4:6]}-{time[6:8]}", dict.fromkeys(NAMES, 0))
-            day[label] += 1
-    counts = {label: len(each) for label, each in names.items()}
+    for path, label, *_ in LabelFolder(folder).pictures().values() if folder.is_dir() else ():
+        counts[label] += 1
+        match = _NAME.fullmatch(path.name)
+        found[label].add((match and match["part"]) or path.name)
+        if match:
+            time = match["time"]
+            days.setdefault(f"{time[:4]}-{time[4:6]}-{time[6:8]}", dict.fromkeys(NAMES, 0))[label] += 1
+            times += [time] if label == "good" else []
+    parts = {label: len(each) for label, each in found.items()}
     return Collected(
         folder=str(folder),
         labels=counts,
         parts=parts,
         days=dict(sorted(days.items(), reverse=True)),
-        missing=_missing(counts, parts, times["good"]),
+        missing=_missing(counts, parts, sorted(times)),
     )
 
 
 def _missing(counts: dict[Label, int], parts: dict[Label, int], times: list[str]) -> list[str]:
-    """Say what a training lacks.
-
-    Args:
-        times: when good pictures were captured, in order.
-    """
+    """Say what a training lacks; `times` says when good pictures were captured, in order."""
     missing = []
     if (lacking := ENOUGH_GOOD - parts["good"]) > 0:
         ends = [datetime.strptime(time, TIME) for time in (*times[:1], *times[-1:])]

@@ -89,12 +89,8 @@ class LabelFolder:
                         self._bring_back(self._below(path))
 
     def put(self, name: str, picture: bytes, label: Label | None = None) -> Path:
-        """Give a picture a label: move the one of this name, or else write it, atomically.
-
-        Args:
-            label: None: the one that it has; a new picture has none.
-        Raises:
-            InputError: it can be neither moved nor written.
+        """Give a picture a label: move the one of this name, or else write it, atomically; an InputError if neither can
+        be done. Without a label, one that is there keeps its own, and a new one has none.
         """
         path = self._of[label or "unlabelled"] / name
         with self._locked(), writing(path):
@@ -111,10 +107,8 @@ class LabelFolder:
         return path
 
     def pictures(self) -> dict[str, Labelled]:
-        """Return all pictures by name. The folder is read again only after a change.
-
-        Raises:
-            InputError: it cannot be read.
+        """Return all pictures by name. The folder is read again only after a change; an InputError if it cannot be
+        read.
         """
         stamps, pictures = self._read
         if not stamps or any(_stamp(each) != at for each, at in stamps.items()):

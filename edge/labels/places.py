@@ -25,10 +25,8 @@ DRAWN = "heatline"
 
 
 def read_places(file: Path) -> tuple[object, list[dict[str, Any]]]:
-    """Return what was drawn here, as `Areas`, and LabelMe's shapes of other programs; both are empty without a file.
-
-    Raises:
-        InputError: it is not LabelMe's JSON.
+    """Return what was drawn here, as `Areas`, and LabelMe's shapes of other programs; both are empty without a file. An
+    InputError: it is not LabelMe's JSON.
     """
     try:
         content = _read(file)

@@ -45,11 +45,8 @@ class TrainState(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Training:
-    """The training of a folder; one at a time.
-
-    Args:
-        runs: folder that gets a run and a bundle of each training.
-        note: is told who began and stopped a training, and how it ended.
+    """The training of a folder; one at a time. The folder `runs` gets a run and a bundle of each; `note` is told who
+    began and stopped it, and how it ended.
     """
 
     def __init__(self, folder: LabelFolder, runs: Path, note: Note) -> None:
@@ -71,11 +68,8 @@ class Training:
         return msgspec.structs.replace(self._state, lines=[*self._lines])
 
     def start(self, minutes: int, by: str) -> None:
-        """Start a training.
-
-        Raises:
-            InputError: another one is running, or no picture is labelled.
-            MissingExtraError: this machine has no heatline that trains.
+        """Start a training. An InputError: another one is running, or no picture is labelled. A MissingExtraError: this
+        machine has no heatline that trains.
         """
         require_extra("train")
         require_extra("export")
@@ -104,9 +98,9 @@ class Training:
             self._state = TrainState(by=by, doing="export")
             code = self._call("export", str(self.run), "--to", str(bundle), "--fast")
         last = self._lines[-1] if self._lines else f"it {describe_end(code)}"
-        ended = TrainState(by=by, bundle=str(bundle)) if bundle.exists() else TrainState(by=by, fault=last)
-        self._state = ended
-        self._note("trained", by, last if ended.bundle is None else f"{bundle}")
+        has_bundle = bundle.exists()
+        self._state = TrainState(by=by, bundle=str(bundle)) if has_bundle else TrainState(by=by, fault=last)
+        self._note("trained", by, str(bundle) if has_bundle else last)
 
     def _call(self, *arguments: str) -> int:
         """Run a command to its end; return its exit code."""
@@ -154,10 +148,8 @@ def newest_run(folder: Path) -> Path | None:
 
 
 def read_scores(run: Path) -> dict[str, float]:
-    """Return by how much the score of each picture, by its name in a `LabelFolder`, is above the threshold.
-
-    Raises:
-        InputError: the run has no report that can be read.
+    """Return by how much the score of each picture, by its name in a `LabelFolder`, is above the threshold; an
+    InputError if the run has no report that can be read.
     """
     file = run / "report" / "evaluation.json"
     try:

@@ -176,8 +176,7 @@ def reload_line(
                 f"process {status.pid} cannot be asked to reload ({error.strerror}); check that the line runs on this "
                 "machine, and run this as the line's user or as root"
             ) from error
-        boot_id = status.boot_id
-        change = _next(events, timeout_s, lambda event: _ends_reload(event, boot_id))
+        change = _next(events, timeout_s, partial(_ends_reload, status.boot_id))
     if change is None:
         raise DeliveryError(
             f"the line {status.line!r} did not report the result of the reload within {timeout_s:g} s, and may "
@@ -212,7 +211,7 @@ def _next(events: Subscriber, timeout_s: float, wanted: Callable[[Event], bool])
             return None
 
 
-def _ends_reload(event: Event, boot_id: str) -> bool:
+def _ends_reload(boot_id: str, event: Event) -> bool:
     """Return whether an event tells the result of a reload, or that the line of this boot has stopped."""
     if isinstance(event, StatusEvent):
         return event.state == "STOPPED" or event.boot_id != boot_id

@@ -48,6 +48,7 @@ FOREVER = "private, max-age=86400, immutable"
 REPORT_MAY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'"
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_COORDINATE = 1 << 20
+_BOX = {"x0": 0, "y0": 0, "x1": LARGEST_COORDINATE, "y1": LARGEST_COORDINATE}
 MOST_QUEUED = 1000
 """Frames to review that one answer has."""
 LARGEST_REQUEST = 256 << 10
@@ -132,9 +133,8 @@ class Api:
             f"{of_picture}/reference.png": self._png(self._references.moved, is_cut=True),
             f"{of_picture}/difference.png": self._png(self._references.difference, is_cut=True),
         }
-        reading = [Route(path, handler) for path, handler in handlers.items()]
         return [
-            *reading,
+            *(Route(path, handler) for path, handler in handlers.items()),
             writes("/api/marks", MarkRequest, self._mark),
             writes("/api/activate", ExchangeRequest, partial(self._exchange, back=False)),
             writes("/api/back", ExchangeRequest, partial(self._exchange, back=True)),
@@ -194,7 +194,7 @@ class Api:
         found = self._find(request.path_params["id"])
         answer = {
             "event": found.event,
-            "heatmap": found.heatmap(),
+            "heatmap": found.evidence and found.evidence.png_scale,
             "tiles": found.highest_tiles(),
             "tile_px": None if found.evidence is None else found.evidence.tiles.tile_px,
             "cells": found.highest_cells(),
@@ -206,8 +206,7 @@ class Api:
 
     def heatmap_png(self, request: Request) -> Response:
         found = self._find(request.path_params["id"])
-        data = found.heatmap_png
-        if data is None:
+        if (data := found.heatmap_png) is None:
             raise HTTPException(404, f"picture {found.id} has no heatmap: the frame was not judged")
         return _picture(data)
 
@@ -334,9 +333,6 @@ def frame_of(picture: HeldPicture) -> NDArray[np.uint8]:
     return picture.image
 
 
-_BOX = {"x0": 0, "y0": 0, "x1": LARGEST_COORDINATE, "y1": LARGEST_COORDINATE}
-
-
 def json(value: object, status: int = 200) -> Response:
     """Return a value as JSON that no browser stores."""
     return Response(msgspec.json.encode(value), status, {"cache-control": "no-store"}, "application/json")
@@ -361,9 +357,8 @@ async def failed(_: Request, problem: Exception) -> Response:
         _log.error("a request was not answered: %s", problem, exc_info=problem)
     if isinstance(problem, DeliveryError | JournalError):
         return error(503, str(problem))
-    return error(
-        409 if isinstance(problem, HeatlineError) and not isinstance(problem, InputError) else 500, str(problem)
-    )
+    fits_not = isinstance(problem, HeatlineError) and not isinstance(problem, InputError)
+    return error(409 if fits_not else 500, str(problem))
 
 
 HANDLERS = {HTTPException: refused, HeatlineError: failed, Exception: failed}
@@ -371,10 +366,8 @@ HANDLERS = {HTTPException: refused, HeatlineError: failed, Exception: failed}
 
 
 def writes(path: str, kind: type[T], do: Callable[[T], object]) -> Route:
-    """Return the route of a request that changes something, answered with what `do` returns once that is done.
-
-    Args:
-        kind: of the request's body; a struct with the field `by`.
+    """Return the route of a request that changes something, answered with what `do` returns once that is done; the
+    request's body is a struct with the field `by`.
     """
     decode = msgspec.json.Decoder(kind).decode
 

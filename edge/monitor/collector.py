@@ -59,10 +59,7 @@ class Collector:
         """Journal and number of the last events, in the order in which they came."""
         self._ended = threading.Event()
         self._log = RateLimitedLog(logger)
-        self._threads = [
-            NamedThread("view events", self._events),
-            NamedThread("view pictures", self._read_pictures),
-        ]
+        self._threads = NamedThread("view events", self._events), NamedThread("view pictures", self._read_pictures)
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -112,11 +109,8 @@ class Collector:
                 self._log.error("earlier verdicts are not shown: %s", error)
 
     def _remember(self, event: Event, *, is_live: bool = False, is_new: bool = True) -> None:
-        """Remember an event once.
-
-        Args:
-            is_live: it has just come; if not, it was read in the journal.
-            is_new: it came since the start, and so is counted.
+        """Remember an event once. A live one did not come from the journal; one that came since the start is new, and
+        is counted.
         """
         if not isinstance(event, VerdictEvent | ReviewEvent):
             return
@@ -139,18 +133,10 @@ class Collector:
             try:
                 with PictureClient(self._pictures, slots=self._slots, good_interval_ms=GOOD_INTERVAL_MS) as client:
                     self._memory.pictures_fault = None
-                    self._receive(client)
+                    while not self._ended.is_set():
+                        if (picture := client.receive(TICK_SECONDS)) is not None:
+                            self._memory.add_picture(HeldPicture.copy_of(picture))
+                            picture.release()
             except DeliveryError as error:
                 self._memory.pictures_fault = str(error)
             self._ended.wait(RETRY_SECONDS)
-
-    def _receive(self, client: PictureClient) -> None:
-        while not self._ended.is_set():
-            picture = client.receive(TICK_SECONDS)
-            if picture is None:
-                continue
-            try:
-                held = HeldPicture.copy_of(picture)
-            finally:
-                picture.release()
-            self._memory.add_picture(held)

@@ -45,7 +45,6 @@ from heatline.edge.wire.events import (
     COLLECTING,
     CollectState,
     EvidenceState,
-    Mark,
     ShadowState,
     VerdictEvent,
 )
@@ -119,12 +118,10 @@ class PictureFeed:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self.on_mark: Callable[[Mark], None] = lambda _mark: None
-        """Is given each mark that a program sends, on the feed's thread."""
         self.on_reload: Callable[[str], None] = lambda _by: None
         """Is given the name of each person who asks for a reload, on the feed's thread."""
-        self.on_step: Callable[[AddStep], None] = lambda _step: None
-        """Is given what each person did on the page, on the feed's thread."""
+        self.on_said: Callable[[AddMark | AddStep], None] = lambda _: None
+        """Is given what each person marked or did on the page, on the feed's thread."""
         self.shadow: ShadowState | None = None
         """What the process of the shadow bundle reported last, also if it has ended."""
         self._lock = threading.Lock()
@@ -192,8 +189,8 @@ class PictureFeed:
         report of that one; None: none is connected.
         """
         with self._lock:
-            store = self._store()
-            return self._evidence, None if store is None else store.report
+            reports = (client.report for client in self._clients)
+            return self._evidence, next((report for report in reports if report is not None), None)
 
     def collect(self) -> CollectState:
         """Return what is reported of the frames of a line that collects."""
@@ -210,9 +207,6 @@ class PictureFeed:
         with contextlib.suppress(OSError):
             self._path.unlink()
         self._selector.close()
-
-    def _store(self) -> _Client | None:
-        return next((client for client in self._clients if client.report is not None), None)
 
     def _skip(self, pictures: int) -> None:
         self._evidence = replace(self._evidence, skipped=self._evidence.skipped + pictures)
@@ -248,12 +242,10 @@ class PictureFeed:
         """Handle one message of a client; return False if the client has ended or must be disconnected."""
         try:
             message = client.channel.receive()
-            if isinstance(message, AddMark):
-                self.on_mark(message.mark)
-            elif isinstance(message, AskReload):
+            if isinstance(message, AskReload):
                 self.on_reload(message.by)
-            elif isinstance(message, AddStep):
-                self.on_step(message)
+            elif isinstance(message, AddMark | AddStep):
+                self.on_said(message)
             elif message is not None:
                 with self._lock:
                     self._handle(client, message)
@@ -299,10 +291,9 @@ class PictureFeed:
 
 
 class _Content(NamedTuple):
-    """A picture as it is written to slots."""
+    """A picture as it is written to slots, with the arrays of `PictureReady`."""
 
     arrays: Sequence[NDArray[Any]]
-    """As in `PictureReady`."""
     places: list[Array]
     size: int
     """Of the slot, bytes."""

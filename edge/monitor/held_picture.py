@@ -3,9 +3,8 @@
 import contextlib
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +26,7 @@ from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.difference import to_grey
 from heatline.edge.reference.reference import Reference
 from heatline.edge.wire import events as wire
-from heatline.edge.wire.events import HeatmapPng, StatusEvent, VerdictEvent
+from heatline.edge.wire.events import StatusEvent, VerdictEvent
 
 logger = logging.getLogger(__name__)
 
@@ -49,11 +48,7 @@ class Jpeg(NamedTuple):
 
 
 class HeldPicture:
-    """A judged frame with what its verdict rests on. Any thread may use it.
-
-    Args:
-        load_image: returns the frame, grey [H, W] or RGB [H, W, 3].
-    """
+    """A judged frame, grey [H, W] or RGB [H, W, 3], with what its verdict rests on. Any thread may use it."""
 
     def __init__(
         self, event: VerdictEvent, load_image: Callable[[], NDArray[np.uint8]], evidence: Evidence | None
@@ -101,10 +96,6 @@ class HeldPicture:
     @cached_property
     def _heatmap_png(self) -> bytes | None:
         return None if self.evidence is None else png(ColourScale(*self.evidence.scale).grey(self.evidence.heatmap))
-
-    def heatmap(self) -> HeatmapPng | None:
-        """Return the scale of the heatmap's picture."""
-        return None if self.evidence is None else self.evidence.png_scale
 
     def highest_tiles(self) -> list[dict[str, object]]:
         """Return all inspected tiles, highest first: the top left corner of each, px of the frame, and its logit."""
@@ -213,33 +204,26 @@ class Pictures:
 
     def __init__(self, memory: PictureMemory, store: EvidenceStore | None, beside: EvidenceStore | None = None) -> None:
         self._memory, self._store, self._beside = memory, store, beside
-        self._lock = threading.Lock()
-        self._opened: OrderedDict[str, HeldPicture] = OrderedDict()
+        self._opened = lru_cache(OPENED)(self._open)
 
     def find(self, wanted: str) -> HeldPicture | None:
         """Return the picture with an id; None: there is none, or not any more."""
-        held = self._memory.all().get(wanted)
-        if held is not None:
-            return held
-        with self._lock:
-            stored = self._opened.pop(wanted, None) or self._open(wanted)
-            if stored is not None:
-                self._opened[wanted] = stored
-                if len(self._opened) > OPENED:
-                    self._opened.popitem(last=False)
-        return stored
+        with contextlib.suppress(LookupError):
+            return self._memory.all().get(wanted) or self._opened(wanted)
+        return None
 
     def entry(self, wanted: str) -> EvidenceEntry | None:
         """Return the entry of a picture in the evidence store; None: it has none."""
         return None if self._store is None else self._store.find(wanted)
 
-    def _open(self, wanted: str) -> HeldPicture | None:
+    def _open(self, wanted: str) -> HeldPicture:
+        """Open a stored picture; a LookupError if there is none, which no cache holds."""
         for store in filter(None, (self._store, self._beside)):
             entry = store.find(wanted)
             frame = None if entry is None else store.frame_path(entry.picture, entry.day)
             if entry is not None and frame is not None:  # else it was deleted a moment ago
                 return HeldPicture(entry.event, partial(_read_frame, frame), _evidence(entry, store))
-        return None
+        raise LookupError(wanted)
 
 
 def _read_frame(path: Path) -> NDArray[np.uint8]:

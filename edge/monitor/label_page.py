@@ -125,16 +125,13 @@ class Labelling:
         api = f"{PREFIX}/api/"
         return [
             Route(PREFIX, lambda _: RedirectResponse(f"{PREFIX}/")),
-            Route(f"{PREFIX}/", self.page),
+            Route(f"{PREFIX}/", lambda _: FileResponse(STATIC / "label.html", headers={"cache-control": "no-cache"})),
             *(Route(f"{api}{path}", handler) for path, handler in handlers.items()),
             writes(f"{api}label", LabelRequest, self._label),
             writes(f"{api}train", TrainRequest, lambda wanted: self._training.start(wanted.minutes, wanted.by)),
             writes(f"{api}stop", UseRequest, lambda wanted: self._training.stop(wanted.by)),
             writes(f"{api}use", UseRequest, self._use_bundle),
         ]
-
-    async def page(self, _: Request) -> Response:
-        return FileResponse(STATIC / "label.html", headers={"cache-control": "no-cache"})
 
     def pictures(self, request: Request) -> Response:
         """Answer with name, label and places of the pictures that changed since a version; label null: it is gone."""
@@ -259,10 +256,8 @@ def serve_labels(
     run: Path | None,
     announce: Callable[[str], None],
 ) -> None:
-    """Serve the page of a folder until SIGTERM or Ctrl-C; arguments as of `serve` and `Labelling`.
-
-    Args:
-        key: private key of this machine, beside the folder `allowed` of the keys of people who may label.
+    """Serve the page of a folder until SIGTERM or Ctrl-C; arguments as of `serve` and `Labelling`, and the private key
+    of this machine, beside the folder `allowed` of the keys of people who may label.
     """
     app = Starlette(
         routes=[

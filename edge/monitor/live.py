@@ -51,11 +51,7 @@ class _Viewer:
 
 
 class Live:
-    """All open pages of a line.
-
-    Args:
-        line: its name.
-    """
+    """All open pages of a line."""
 
     def __init__(self, line: str, memory: Memory) -> None:
         self._line, self._memory = line, memory
@@ -83,11 +79,7 @@ class Live:
             self._viewers.remove(viewer)
 
     async def _read(self, viewer: _Viewer) -> None:
-        """Take acknowledgements until the page is closed, or sends something else.
-
-        Raises:
-            WebSocketDisconnect: it has.
-        """
+        """Take acknowledgements until the page is closed, or sends something else, which is a WebSocketDisconnect."""
         while True:
             try:
                 ack = _ack.decode(await viewer.socket.receive_text())
@@ -135,7 +127,7 @@ class Live:
             "hw": (height, width),
             "shown_hw": jpeg.hw,
             "event": event,
-            "heatmap": picture.heatmap(),
+            "heatmap": picture.evidence and picture.evidence.png_scale,
         }
         await viewer.send(message)
         await viewer.socket.send_bytes(jpeg.data)

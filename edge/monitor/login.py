@@ -40,22 +40,13 @@ class Person(NamedTuple):
 
 
 def make_code(own: KeyPair, line: bytes) -> str:
-    """Return a code by which the page of a line knows the holder of a key, for some minutes.
-
-    Args:
-        line: the line's public key.
-    """
+    """Return a code by which the page of a line, by its public key, knows the holder of a key, for some minutes."""
     head = _HEAD.pack(z85.decode(own.public), int(time.time()))
     return _text(head, _shared(own, z85.decode(line)))
 
 
 class Logins:
-    """The people who are logged in to a page. Any thread.
-
-    Args:
-        line: the line's key.
-        allowed: folder of its allow-lists.
-    """
+    """The people who are logged in to a page, by the line's key and the folder of its allow-lists. Any thread."""
 
     def __init__(self, line: KeyPair, allowed: Path, clock: Callable[[], float] = time.time) -> None:
         self._line, self._allowed, self._clock = line, allowed, clock
@@ -79,12 +70,9 @@ class Logins:
         head = _head_of(code)
         if head is None or self._person(head[0]) is None:
             return None
-        public, made_s = head
-        now_s = self._clock()
-        packed = _HEAD.pack(public, made_s)
-        if abs(now_s - made_s) > CODE_SECONDS or not hmac.compare_digest(
-            code, _text(packed, _shared(self._line, public))
-        ):
+        (public, made_s), now_s = head, self._clock()
+        expected = _text(_HEAD.pack(public, made_s), _shared(self._line, public))
+        if abs(now_s - made_s) > CODE_SECONDS or not hmac.compare_digest(code, expected):
             return None
         with self._lock:
             self._used = {used: end_s for used, end_s in self._used.items() if end_s > now_s}

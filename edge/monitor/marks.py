@@ -45,10 +45,8 @@ class Missed(Areas, frozen=True, kw_only=True):
         )
 
     def strongest_of(self, heatmap: NDArray[np.float32], cell_px: int) -> float | None:
-        """Return the highest value of a heatmap [H, W] at these places; NaN: there is none; None: no place is known.
-
-        Args:
-            cell_px: side of a cell, px of the frame.
+        """Return the highest value of a heatmap [H, W] with cells of so many px at these places; NaN: there is none;
+        None: no place is known.
         """
         brushes = [(xy, stroke.width_px // 2) for stroke in self.strokes for xy in stroke.points_xy]
         discs = [*((xy, AROUND_PX) for xy in self.missed_xy), *brushes]
@@ -153,10 +151,8 @@ def mark_of(
     boxes_xywh: Sequence[tuple[int, int, int, int]] = (),
     strokes: Sequence[Stroke] = (),
 ) -> Mark:
-    """Return a new mark of a frame's verdict, with points, boxes and strokes of missed defects, px of the frame.
-
-    Raises:
-        InputError: such a verdict cannot be marked so; the message says what to do.
+    """Return a new mark of a frame's verdict, with points, boxes and strokes of missed defects, px of the frame; an
+    InputError if such a verdict cannot be marked so.
     """
     if event.picture is None or (event.verdict == "NO_VERDICT" and event.reason != COLLECTING):
         raise InputError("the frame has no verdict, so there is nothing to mark; mark a frame with GOOD or DEFECT")

@@ -144,7 +144,6 @@ class Memory:
         self._news_added = 0
 
     def add_status(self, event: StatusEvent) -> None:
-        """Remember the line's status."""
         with self.lock:
             self.status = event
             self.heard_ns = self.clock_ns()
@@ -187,10 +186,8 @@ class Memory:
         self.listener()
 
     def review_of(self, picture: str, stored: Review | None = None) -> Review | None:
-        """Return the review of a picture; None: nobody has reviewed it.
-
-        Args:
-            stored: what the evidence store says, for a picture of whose marks none came.
+        """Return the review of a picture; of one of whose marks none came, what is stored; None: nobody has reviewed
+        it.
         """
         with self.lock:
             events = self._marks.get(picture)
@@ -360,7 +357,12 @@ def _words(memory: Memory, running: bool, cameras: dict[str, dict[str, Any]]) ->
             if state.state not in ("DEAD", "ENDED") and cameras[name]["stale"]
         ]
         words += _about_drift(status)
-        words += _about_consumers(status)
+        if (journal := status.journal) is not None:
+            words += [
+                f"Consumer {name} is away, and {format_count(count, 'event')} {is_are(count)} stored for it."
+                for name, consumer in journal.consumers.items()
+                if not consumer.connected and (count := lag(consumer, journal))
+            ]
         if memory.pictures_fault is not None:
             words.append(f"No pictures come from the line: {_sentence(memory.pictures_fault)}")
         if status.shadow is not None and status.shadow.fault is not None:
@@ -390,15 +392,6 @@ def _about_drift(status: StatusEvent) -> list[str]:
         if drifted:
             words.append(f"Camera {name}, compared with the calibration: {', '.join(drifted)}.")
     return words
-
-
-def _about_consumers(status: StatusEvent) -> list[str]:
-    journal = status.journal
-    return [
-        f"Consumer {name} is away, and {format_count(count, 'event')} {is_are(count)} stored for it."
-        for name, consumer in ({} if journal is None else journal.consumers).items()
-        if journal is not None and not consumer.connected and (count := lag(consumer, journal))
-    ]
 
 
 def lag(consumer: Consumer, journal: JournalState) -> int:

@@ -4,7 +4,7 @@ Names and units follow the conventions of Prometheus. docs/monitoring.md describ
 """
 
 import platform
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
@@ -77,96 +77,84 @@ def _histogram(registry: CollectorRegistry, name: str, help_text: str, buckets: 
     return Histogram(f"heatline_{name}", help_text, ["camera"], buckets=tuple(buckets), registry=registry)
 
 
-Samples = Iterable[tuple[Sequence[str], float]]
-"""Values of labels, and the value of the metric."""
+Family = tuple[str, str, tuple[str, ...], Iterable[tuple[Sequence[str], float]]]
+"""Name, help and labels of a metric, and for values of its labels, the value of the metric. One whose name ends in
+`_total` counts since the line started; without samples, the line does not have it."""
 NONE, CAMERA, REASON, CONSUMER, DRIFT = (), ("camera",), ("camera", "reason"), ("consumer",), ("camera", "measure")
-FAMILIES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "heartbeats_total": ("Frames and probes that passed.", NONE),
-    "refused_messages_total": ("Refused messages and connections.", ("socket", "reason")),
-    "captured_frames_total": ("Captured frames.", CAMERA),
-    "inspected_frames_total": ("Frames with GOOD or DEFECT.", CAMERA),
-    "dropped_frames_total": ("Frames that were not inspected.", REASON),
-    "failed_frames_total": ("Frames whose inspection failed.", REASON),
-    "in_flight_frames": ("Frames whose verdict is not out yet.", CAMERA),
-    "camera_openings_total": ("Times that the camera was opened.", CAMERA),
-    "journal_size_bytes": ("Size of the journal.", NONE),
-    "unjournalled_events_total": ("Events that no journal holds.", NONE),
-    "discarded_events_total": ("Deleted before all consumers had them.", NONE),
-    "consumer_lag_events": ("Events that it has not acknowledged.", CONSUMER),
-    "parts_announced_total": ("Parts of which a picture came.", NONE),
-    "parts_judged_total": ("Parts with GOOD or DEFECT.", NONE),
-    "parts_no_verdict_total": ("Parts without verdict.", NONE),
-    "parts_open": ("Parts that wait for pictures.", NONE),
-    "evidence_kept_pictures_total": ("Stored pictures.", NONE),
-    "evidence_skipped_pictures_total": ("Pictures not stored.", NONE),
-    "evidence_pictures": ("Pictures in the evidence store.", NONE),
-    "evidence_size_bytes": ("Size of the evidence store.", NONE),
-    "acting": ("1 if ejectors may act on verdicts.", NONE),
-    "camera_state": ("1 for the state of the camera.", ("camera", "state")),
-    "journal_recording": ("1 if events are stored.", NONE),
-    "consumer_connected": ("1 if it is connected.", CONSUMER),
-    "drift": ("Distance from the calibration: beyond -1 or 1 it has drifted.", DRIFT),
-    "drifted": ("1 while the measure has drifted.", DRIFT),
-    "evidence_recording": ("1 if pictures are stored.", NONE),
-}
-"""Of the last status: help and labels. Those that end in `_total` count since the line started."""
-OF_NOW = frozenset(
-    {
-        "acting",
-        "camera_state",
-        "journal_recording",
-        "consumer_connected",
-        "drift",
-        "drifted",
-        "evidence_recording",
-    }
-)
-"""They would be wrong for a line that does not report."""
 
 
-def _samples(status: StatusEvent) -> dict[str, Samples]:
-    """Return the samples of a status by the names of `FAMILIES`; what the line does not have is missing."""
-    ledger, cameras, journal, evidence = status.ledger, status.cameras, status.journal, status.evidence
+def _families_of(status: StatusEvent, *, is_running: bool) -> list[Family]:
+    """Return the metrics of a status; of a line that does not report any more, those that still hold."""
+    ledger, cameras = status.ledger.items(), status.cameras.items()
+    dropped = [((name, why), count) for name, each in ledger for why, count in each.dropped.items()]
+    failed = [((name, why), count) for name, each in ledger for why, count in each.failed.items()]
+    refused = [(name.partition(".")[::2], count) for name, count in status.refused.items()]
+    # Empty: the line has none.
+    journals = [] if status.journal is None else [status.journal]
+    parts = [] if status.parts is None else [status.parts]
+    stores = [] if status.evidence is None else [status.evidence]
     drift = [((name, measure), each) for name, of in status.drift.items() for measure, each in of.items()]
-    found: dict[str, Samples] = {
-        "heartbeats_total": [((), status.handshake.heartbeat)],
-        "refused_messages_total": [(name.partition(".")[::2], count) for name, count in status.refused.items()],
-        "captured_frames_total": [((name,), each.captured) for name, each in ledger.items()],
-        "inspected_frames_total": [((name,), each.inspected) for name, each in ledger.items()],
-        "dropped_frames_total": [((name, why), n) for name, each in ledger.items() for why, n in each.dropped.items()],
-        "failed_frames_total": [((name, why), n) for name, each in ledger.items() for why, n in each.failed.items()],
-        "in_flight_frames": [((name,), each.in_flight) for name, each in ledger.items()],
-        "camera_openings_total": [((name,), each.openings) for name, each in cameras.items()],
-        "acting": [((), status.acting)],
-        "camera_state": [((name, each), of.state == each) for name, of in cameras.items() for each in CAMERA_STATES],
-        "drift": [(labels, _distance(reading)) for labels, reading in drift],
-        "drifted": [(labels, reading.drifted) for labels, reading in drift],
-    }
-    if journal is not None:
-        found |= {
-            "journal_size_bytes": [((), journal.size_bytes)],
-            "unjournalled_events_total": [((), journal.unjournalled)],
-            "discarded_events_total": [((), journal.discarded)],
-            "consumer_lag_events": [((name,), lag(each, journal)) for name, each in journal.consumers.items()],
-            "journal_recording": [((), journal.live_only is None)],
-            "consumer_connected": [((name,), each.connected) for name, each in journal.consumers.items()],
-        }
-    if (parts := status.parts) is not None:
-        found |= {
-            "parts_announced_total": [((), parts.announced)],
-            "parts_judged_total": [((), parts.judged)],
-            "parts_no_verdict_total": [((), parts.no_verdict)],
-            "parts_open": [((), parts.open)],
-        }
-    if evidence is not None:
-        found |= {
-            "evidence_kept_pictures_total": [((), evidence.kept)],
-            "evidence_skipped_pictures_total": [((), evidence.skipped)],
-            "evidence_pictures": [((), evidence.stored)],
-            "evidence_size_bytes": [((), evidence.size_bytes)],
-            "evidence_recording": [((), evidence.fault is None)],
-        }
-    return found
+    connected = [((name,), each.connected) for journal in journals for name, each in journal.consumers.items()]
+    states = [((name, each), of.state == each) for name, of in cameras for each in CAMERA_STATES]
+    distances = [(labels, _distance(reading)) for labels, reading in drift]
+    lags = [((name,), lag(each, journal)) for journal in journals for name, each in journal.consumers.items()]
+    lasting: list[Family] = [
+        ("heartbeats_total", "Frames and probes that passed.", NONE, [((), status.handshake.heartbeat)]),
+        ("refused_messages_total", "Refused messages and connections.", ("socket", "reason"), refused),
+        ("captured_frames_total", "Captured frames.", CAMERA, [((name,), each.captured) for name, each in ledger]),
+        (
+            "inspected_frames_total",
+            "Frames with GOOD or DEFECT.",
+            CAMERA,
+            [((name,), each.inspected) for name, each in ledger],
+        ),
+        ("dropped_frames_total", "Frames that were not inspected.", REASON, dropped),
+        ("failed_frames_total", "Frames whose inspection failed.", REASON, failed),
+        (
+            "in_flight_frames",
+            "Frames whose verdict is not out yet.",
+            CAMERA,
+            [((name,), each.in_flight) for name, each in ledger],
+        ),
+        (
+            "camera_openings_total",
+            "Times that the camera was opened.",
+            CAMERA,
+            [((name,), each.openings) for name, each in cameras],
+        ),
+        ("journal_size_bytes", "Size of the journal.", NONE, [((), each.size_bytes) for each in journals]),
+        (
+            "unjournalled_events_total",
+            "Events that no journal holds.",
+            NONE,
+            [((), each.unjournalled) for each in journals],
+        ),
+        (
+            "discarded_events_total",
+            "Deleted before all consumers had them.",
+            NONE,
+            [((), each.discarded) for each in journals],
+        ),
+        ("consumer_lag_events", "Events that it has not acknowledged.", CONSUMER, lags),
+        ("parts_announced_total", "Parts of which a picture came.", NONE, [((), each.announced) for each in parts]),
+        ("parts_judged_total", "Parts with GOOD or DEFECT.", NONE, [((), each.judged) for each in parts]),
+        ("parts_no_verdict_total", "Parts without verdict.", NONE, [((), each.no_verdict) for each in parts]),
+        ("parts_open", "Parts that wait for pictures.", NONE, [((), each.open) for each in parts]),
+        ("evidence_kept_pictures_total", "Stored pictures.", NONE, [((), each.kept) for each in stores]),
+        ("evidence_skipped_pictures_total", "Pictures not stored.", NONE, [((), each.skipped) for each in stores]),
+        ("evidence_pictures", "Pictures in the evidence store.", NONE, [((), each.stored) for each in stores]),
+        ("evidence_size_bytes", "Size of the evidence store.", NONE, [((), each.size_bytes) for each in stores]),
+    ]
+    present: list[Family] = [
+        ("acting", "1 if ejectors may act on verdicts.", NONE, [((), status.acting)]),
+        ("camera_state", "1 for the state of the camera.", ("camera", "state"), states),
+        ("journal_recording", "1 if events are stored.", NONE, [((), each.live_only is None) for each in journals]),
+        ("consumer_connected", "1 if it is connected.", CONSUMER, connected),
+        ("drift", "Distance from the calibration: beyond -1 or 1 it has drifted.", DRIFT, distances),
+        ("drifted", "1 while the measure has drifted.", DRIFT, [(labels, each.drifted) for labels, each in drift]),
+        ("evidence_recording", "1 if pictures are stored.", NONE, [((), each.fault is None) for each in stores]),
+    ]
+    return lasting + present if is_running else lasting
 
 
 def _distance(reading: DriftReading) -> float:
@@ -206,14 +194,12 @@ class _LineCollector(Collector):
                 "precision": status.precision or "",
             }
             yield InfoMetricFamily("heatline_bundle", "The active bundle, and how it is computed.", bundle)
-            samples = _samples(status)
-            for name, (text, labels) in FAMILIES.items():
-                if running or name not in OF_NOW:
-                    kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-                    family = kind(f"heatline_{name}", text, labels=labels)
-                    for values, value in samples.get(name, ()):
-                        family.add_metric(values, value)
-                    yield family
+            for name, text, labels, samples in _families_of(status, is_running=running):
+                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                family = kind(f"heatline_{name}", text, labels=labels)
+                for values, value in samples:
+                    family.add_metric(values, value)
+                yield family
             ages = GaugeMetricFamily(
                 "heatline_newest_frame_age_seconds", "Time since the newest frame was captured.", labels=["camera"]
             )

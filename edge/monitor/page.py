@@ -11,8 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import FileResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 
@@ -110,12 +109,9 @@ def application(
         yield
         memory.listener = lambda: None
 
-    async def page(_: Request) -> Response:
-        return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
-
     return Starlette(
         routes=[
-            Route("/", page),
+            Route("/", lambda _: FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})),
             WebSocketRoute("/live", live.serve),
             *api.routes(),
             *labelling,

@@ -169,13 +169,8 @@ ToLine = Hello | ReleaseSlot | Report | AddMark | AskReload | AddStep
 
 
 class PictureClient:
-    """A connection to a line's pictures. One thread uses it; any thread may report and release pictures.
-
-    Args:
-        path: the line's socket, see `picture_socket`.
-        wishes: fields of `Hello`.
-    Raises:
-        DeliveryError: the line does not run, or this user may not connect.
+    """A connection to a line's socket for pictures, with the wishes of a `Hello`. One thread uses it; any thread may
+    report and release pictures. A DeliveryError: the line does not run, or this user may not connect.
     """
 
     def __init__(self, path: Path, **wishes: Any) -> None:
@@ -190,11 +185,7 @@ class PictureClient:
         self.close()
 
     def receive(self, timeout_s: float | None) -> Picture | None:
-        """Return the next picture; None if none came in time.
-
-        Raises:
-            DeliveryError: the line has ended.
-        """
+        """Return the next picture; None if none came in time; a DeliveryError if the line has ended."""
         poll = select.poll()
         poll.register(self._line, select.POLLIN)
         if not poll.poll(None if timeout_s is None else timeout_s * 1e3):

@@ -21,7 +21,6 @@ from msgspec import json
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
-from heatline.edge.config import EvidenceConfig
 from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, MessageError
 from heatline.edge.heatmap_picture import ColourScale, png
@@ -87,10 +86,6 @@ class Limits:
     spare_bytes: int = 1 << 30
     """What the disk keeps free, for the journal and the system."""
 
-    @classmethod
-    def of(cls, config: EvidenceConfig) -> Self:
-        return cls(keep_s=config.retain_days * 86400, keep_bytes=config.retain_mib * MIB)
-
 
 class EvidenceWriter:
     """Writes an evidence store. One thread uses it at a time.
@@ -142,7 +137,9 @@ class EvidenceWriter:
         with self._writing():
             if self._index.execute("SELECT 1 FROM pictures WHERE picture = ? AND day = ?", key).fetchone():
                 return False
-            files = _files_of(picture)
+            files = {FRAME: encode_frame(picture.image)}
+            if picture.evidence is not None:
+                files[HEATMAP] = png(ColourScale(*picture.evidence.scale).grey(picture.evidence.heatmap))
             size_bytes = sum(room_of(len(content)) for content in files.values())
             self._make_room(size_bytes, key)
             try:
@@ -202,7 +199,8 @@ class EvidenceWriter:
         """Delete what is beyond the limits."""
         with self._writing():
             self._make_room(0)
-            self._change("DELETE FROM leftovers")
+            with self._index as index:
+                index.execute("DELETE FROM leftovers")
 
     def state(self) -> EvidenceState:
         """Return how much is stored."""
@@ -220,10 +218,12 @@ class EvidenceWriter:
             coming: the other entry; its files are leftovers until it has its row.
         """
         before_ns = self._wall_ns() - int(self._limits.keep_s * 1e9)
-        self._change(
-            "DELETE FROM marks WHERE captured_at_ns < ? AND (picture, day) NOT IN (SELECT picture, day FROM pictures)",
-            before_ns,
-        )
+        with self._index as index:
+            index.execute(
+                "DELETE FROM marks WHERE captured_at_ns < ? "
+                "AND (picture, day) NOT IN (SELECT picture, day FROM pictures)",
+                (before_ns,),
+            )
         if size_bytes > self._limits.keep_bytes:
             raise InputError(
                 f"a picture takes {size_bytes / MIB:.1f} MiB, and evidence.retain_mib is "
@@ -271,10 +271,6 @@ class EvidenceWriter:
         rows = self._index.execute("SELECT event FROM marks WHERE picture = ? AND day = ? ORDER BY rowid", key)
         review = combine(json.decode(event, type=ReviewEvent) for (event,) in rows).get(key[0])
         return None if review is None else json.encode(review)
-
-    def _change(self, sql: str, *values: object) -> None:
-        with self._index as index:
-            index.execute(sql, values)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -417,8 +413,7 @@ def encode_frame(image: NDArray[np.uint8]) -> bytes:
 
 
 def _entry_of(picture: Picture, line: str, stored_at_ns: int, *, is_chosen: bool) -> EvidenceEntry:
-    evidence = picture.evidence
-    tiles = None
+    evidence, tiles = picture.evidence, None
     if evidence is not None:
         scores = evidence.tiles
         origins = [(y, x) for y, x in scores.origins_yx.tolist()]
@@ -432,14 +427,6 @@ def _entry_of(picture: Picture, line: str, stored_at_ns: int, *, is_chosen: bool
         tiles=tiles,
         is_chosen=is_chosen,
     )
-
-
-def _files_of(picture: Picture) -> dict[str, bytes]:
-    """Return the files of a picture, by ending."""
-    files = {FRAME: encode_frame(picture.image)}
-    if picture.evidence is not None:
-        files[HEATMAP] = png(ColourScale(*picture.evidence.scale).grey(picture.evidence.heatmap))
-    return files
 
 
 def _open_index(folder: Path) -> sqlite3.Connection:

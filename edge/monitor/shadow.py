@@ -16,8 +16,8 @@ from heatline.edge.config import LineConfig, load_config
 from heatline.edge.errors import BundleError, ConfigError, InputError
 from heatline.edge.monitor.marks import Review
 from heatline.edge.monitor.memory import Row
+from heatline.edge.monitor.store import folder_beside
 from heatline.edge.util.files import replacing, writing
-from heatline.edge.util.systemd import state_folder_of
 from heatline.edge.wire.events import BundleName
 
 FOLDER = "shadow"
@@ -64,12 +64,7 @@ def read_findings(path: Path) -> Findings:
 
 def shadow_folder(line: Path, config: LineConfig) -> Path:
     """Return the folder of a line, beside what else it stores."""
-    folder = state_folder_of(line) or config.journal.folder
-    if folder is None:
-        raise ConfigError(
-            f"{line} names no folder for what the shadow bundle finds; set journal.folder, or run the line as a service"
-        )
-    return folder / FOLDER
+    return folder_beside(line, config, "what the shadow bundle finds", "journal.folder") / FOLDER
 
 
 def findings_file(folder: Path, line: BundleName, shadow: BundleName) -> Path:

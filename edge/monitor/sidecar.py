@@ -156,7 +156,8 @@ def _recorder(file: Path, config: LineConfig) -> Recorder:
     assert evidence is not None  # or it has no folder
     client = PictureClient(picture_socket(file), slots=MOST_SLOTS, good_every=evidence.good_every, collected="not")
     journal = config.journal.folder_in(state_folder())
-    return Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), Limits.of(evidence)), journal)
+    limits = Limits(keep_s=evidence.retain_days * 86400, keep_bytes=evidence.retain_mib << 20)
+    return Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), limits), journal)
 
 
 def _record(worker: Recorder | Keeper) -> None:

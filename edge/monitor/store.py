@@ -178,17 +178,14 @@ class EvidenceStore:
             )
         return entry
 
-    def frame_path(self, picture: str, day: str) -> Path | None:
+    def frame_path(self, picture: str, day: str, ending: str = FRAME) -> Path | None:
         """Return the lossless PNG of a stored frame; None: it is gone."""
-        return self._path(picture, day, FRAME)
+        path = self.folder / day / f"{picture}{ending}"
+        return path if path.is_file() else None
 
     def heatmap_path(self, picture: str, day: str) -> Path | None:
         """Return the heatmap of a stored frame, a grey PNG on the scale of its entry; None: there is none."""
-        return self._path(picture, day, HEATMAP)
-
-    def _path(self, picture: str, day: str, ending: str) -> Path | None:
-        path = self.folder / day / f"{picture}{ending}"
-        return path if path.is_file() else None
+        return self.frame_path(picture, day, HEATMAP)
 
     def _query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         path = self.folder / INDEX
@@ -218,13 +215,16 @@ def evidence_folder(file: Path, config: LineConfig) -> Path:
         raise ConfigError(f"{file} has no table [evidence], so this line stores no pictures; add it to store them")
     if config.evidence.folder is not None:
         return config.evidence.folder
-    beside = state_folder_of(file) or config.journal.folder
-    if beside is None:
+    return folder_beside(file, config, "the pictures", "evidence.folder or journal.folder") / FOLDER
+
+
+def folder_beside(file: Path, config: LineConfig, what: str, key: str) -> Path:
+    """Return the folder of what else a line stores; a ConfigError, which names this and the key to set, without one."""
+    if (folder := state_folder_of(file) or config.journal.folder) is None:
         raise ConfigError(
-            f"{file} names no folder for the pictures, and there is no state folder; set evidence.folder or "
-            "journal.folder, or run the line as a service"
+            f"{file} names no folder for {what}, and there is no state folder; set {key}, or run the line as a service"
         )
-    return beside / FOLDER
+    return folder
 
 
 def evidence_of(line: str) -> Path:

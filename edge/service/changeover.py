@@ -207,12 +207,8 @@ def describe_setup(prepared: PreparedSetup) -> str:
 
 
 class ProductMemory:
-    """Stores which product was selected last, so that a line that restarts after a fault inspects the same product.
-
-    Args:
-        folder: None: nothing is stored.
-        names: the line's products.
-        default: the active product if none was selected.
+    """Stores which product was selected last, so that a line that restarts after a fault inspects the same product;
+    without a folder, nothing is stored. The default is active if none was selected.
     """
 
     def __init__(self, folder: Path | None, names: Sequence[str], default: str | None) -> None:
@@ -267,15 +263,14 @@ class Changeover:
 
     Args:
         path: the line's file, read again at a reload.
-        config: the line's configuration, with all its products.
+        config: with all products.
         active: what the line inspects by at first.
-        memory: stores which product was selected.
     """
 
     def __init__(
         self, line: Line, path: Path, config: LineConfig, active: PreparedSetup, memory: ProductMemory
     ) -> None:
-        self._line, self._path, self._config, self._active, self._memory = line, path, config, active, memory
+        self._line, self._path, self._config, self._active, self.memory = line, path, config, active, memory
         self._lock = threading.Lock()
         self._worker: threading.Thread | None = None
         self._open = self._closed = False
@@ -289,10 +284,8 @@ class Changeover:
         self._open = True
 
     def reload(self, by: str | None = None) -> bool:
-        """Read the line's file again and activate it. Return False if another change is running: try again later.
-
-        Args:
-            by: who asks for it, if that is known.
+        """Read the line's file again and activate it, for whom it names. Return False if another change is running: try
+        again later.
         """
         return self._begin("the line's file", lambda: self._reload(by))
 
@@ -311,16 +304,11 @@ class Changeover:
             doing = f"{self.changing or 'another change'} is being prepared" if self._open else "the line is starting"
             answer(commands.refusal("busy", f"{doing}; try again"))
 
-    @property
-    def product_not_stored(self) -> str | None:
-        """Why a restart may activate another product; None if it does not."""
-        return self._memory.fault
-
     def retry_storing_product(self) -> None:
         """Store the selected product if that failed before: the disk may have room now."""
-        selected = self._memory.selected
-        if self._memory.fault is not None and selected is not None:
-            self._begin(None, lambda: self._memory.store(selected))
+        selected = self.memory.selected
+        if self.memory.fault is not None and selected is not None:
+            self._begin(None, lambda: self.memory.store(selected))
 
     def close(self) -> None:
         """Start no more changes."""
@@ -369,7 +357,7 @@ class Changeover:
             config = load_config(self._path)
             require_exchangeable(self._config, config)
             # The selected product stays active unless the file no longer has it.
-            selected = self._memory.selected
+            selected = self.memory.selected
             known = selected in [product.name for product in config.products]
             self._exchange("reload", config, selected if known else config.product, by)
         except Exception as error:
@@ -387,18 +375,14 @@ class Changeover:
             self._refuse("select", detail)
             answer(commands.refusal("unusable" if isinstance(error, HeatlineError) else "fault", detail))
             return
-        self._memory.store(product)
+        self.memory.store(product)
         self._finish()
         answer(commands.Selected(product=product, bundle=bundle_name(self._active.setup)))
 
     def _exchange(
         self, change: Literal["reload", "select"], config: LineConfig, product: str | None, by: str | None = None
     ) -> None:
-        """Prepare a setup and activate it.
-
-        Raises:
-            HeatlineError: the setup cannot be used; the former one is still active.
-        """
+        """Prepare a setup and activate it; at a HeatlineError, the former one is still active."""
         before = self._active
         wanted = config.of_product(product)
         require_reversible(before.config, wanted)
@@ -414,7 +398,10 @@ class Changeover:
         with reconfigure(self._line.cameras, before.config.cameras, prepared.config.cameras):
             self._line.events.emit_change(applied, activate)
         if before.verified is not None and prepared.verified is not before.verified:
-            _close_once_unused(before.verified)
+            # Closed, on a thread of its own, once the last frame that it inspects is reported: only the setups of
+            # frames hold it. Its last answers may take long, and no frame waits for them.
+            close = before.verified.engine.close
+            weakref.finalize(before.verified, lambda: NamedThread("retire", close).start()).atexit = False
         self._line.shadow.begin(prepared.config)
         logger.info("active: %s", describe_setup(prepared))
 
@@ -423,14 +410,6 @@ class Changeover:
         self.last = Change(change=change, applied=False, detail=detail, by=by, at_ns=time.time_ns())
         self._finish()
         self._line.events.emit_change(self.last)
-
-
-def _close_once_unused(verified: VerifiedEngine) -> None:
-    """Close an engine, on a thread of its own, once the last frame that it inspects is reported: only the setups of
-    frames hold it. Its last answers may take long, and no frame waits for them.
-    """
-    engine = verified.engine
-    weakref.finalize(verified, lambda: NamedThread("retire", engine.close).start()).atexit = False
 
 
 def _describe_error(error: Exception) -> str:
@@ -499,11 +478,7 @@ def _own_settings(settings: CameraSettings) -> dict[str, object]:
 
 
 def require_reversible(now: LineConfig, wanted: LineConfig) -> None:
-    """Check that both values of each camera setting that changes are known: otherwise it could not be set back.
-
-    Raises:
-        ConfigError: a value is not known.
-    """
+    """Check that both values of each camera setting that changes are known: otherwise it could not be set back."""
     for old, new in zip(now.cameras, wanted.cameras, strict=True):
         for key in sorted(SET_IN_THE_CAMERA):
             if (getattr(old, key, None) is None) != (getattr(new, key, None) is None):
@@ -514,11 +489,7 @@ def require_reversible(now: LineConfig, wanted: LineConfig) -> None:
 
 
 def require_exchangeable(now: LineConfig, wanted: LineConfig) -> None:
-    """Check that nothing differs that needs a restart.
-
-    Raises:
-        ConfigError: something does.
-    """
+    """Check that nothing differs that needs a restart."""
     ours, theirs = _set_at_start(now), _set_at_start(wanted)
     for key in ours | theirs:
         was, is_now = ours.get(key), theirs.get(key)

@@ -24,7 +24,7 @@ from heatline.edge.inspection.inspector import LineSetup, Outcome, Setup
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.parts import Part, Parts
 from heatline.edge.inspection.verdict import Judgement
-from heatline.edge.monitor.pictures import AddStep
+from heatline.edge.monitor.pictures import AddMark, AddStep
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.text import format_count, on_one_line, utf8_safe
 from heatline.edge.wire.events import (
@@ -38,7 +38,6 @@ from heatline.edge.wire.events import (
     DriftReading,
     HeatmapPng,
     JournalEvent,
-    Mark,
     Message,
     PartEvent,
     PartVerdict,
@@ -78,16 +77,14 @@ class Heartbeat:
 
 
 class ImplausibleLog:
-    """Logs frames that do not show the product, or not as its reference: a camera's first one at once, later ones at
-    most every 10 s. For one thread at a time.
+    """Logs frames that do not show the product, or only in part, or not as its reference: a camera's first one at once,
+    later ones at most every 10 s. For one thread at a time.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._logs: defaultdict[str, RateLimitedLog] = defaultdict(lambda: RateLimitedLog(logger, clock))
-        """By camera."""
 
     def log(self, outcome: Outcome) -> None:
-        """Log the outcome of a frame if it does not show the product, or only in part, or not as its reference."""
         unjudged, stamp = outcome.unjudged, outcome.stamp
         if unjudged is not None and unjudged.reason in ("implausible", "misaligned", "foreign_area"):
             frame = f"frame {stamp.number}" if stamp.source is None else f"frame {stamp.number} ({stamp.source})"
@@ -105,11 +102,8 @@ class _Watch:
 
 
 class LineDrift:
-    """Watches all cameras of a line. One thread calls `add`; any thread may call `state`.
-
-    Args:
-        emit: called with camera, measure, reading, a sentence and the setup if a measure begins or ceases to drift.
-        clock: monotonic, s.
+    """Watches all cameras of a line, and emits if a measure begins or ceases to drift. One thread calls `add`; any
+    thread may call `state`. The clock is monotonic, s.
     """
 
     def __init__(self, emit: Emit, clock: Callable[[], float] = time.monotonic) -> None:
@@ -158,7 +152,7 @@ class LineDrift:
                     self._report(camera, measure, over, RESTARTED, setup)
         reference = setup.drift.cameras.get(camera)
         watch = None if reference is None else _Watch(reference, DriftMonitor(reference.expected(), setup.drift.window))
-        self._watches = {**self._watches, camera: watch}
+        self._watches = self._watches | {camera: watch}
 
     def _report(self, camera: str, measure: str, reading: DriftReading, detail: str, setup: LineSetup) -> None:
         logger.log(logging.WARNING if reading.drifted else logging.INFO, "camera %s: %s: %s", camera, measure, detail)
@@ -196,10 +190,8 @@ class EventEmitter:
         self._parts: Parts | None = None
 
     def join_parts(self, config: PartConfig, journalled: Sequence[VerdictEvent | PartEvent], *, is_all: bool) -> None:
-        """Emit an event for each part from now on, and for those of former boots that have none yet.
-
-        Args:
-            journalled, is_all: as `events` of `Parts.resume`.
+        """Emit an event for each part from now on, and for those of former boots that have none yet, see
+        `Parts.resume`.
         """
         with self._lock:
             self._parts = Parts(config.views, config.within_ms / 1e3, self._emit_part)
@@ -260,11 +252,7 @@ class EventEmitter:
             )
 
     def emit_drift(self, camera: str, measure: str, reading: DriftReading, detail: str, setup: LineSetup) -> None:
-        """Emit that a measure of a camera's frames begins or ceases to drift.
-
-        Args:
-            setup: the setup that inspected the frames.
-        """
+        """Emit that a measure of a camera's frames, inspected by a setup, begins or ceases to drift."""
         with self._lock:
             self._emit(
                 DriftEvent,
@@ -282,10 +270,8 @@ class EventEmitter:
             )
 
     def emit_unjournalled(self, boot_id: str, missing: Mapping[str, int | None]) -> None:
-        """Report events of the previous boot that the journal does not hold.
-
-        Args:
-            missing: the number of frames by camera; None: an unknown number.
+        """Report events of the previous boot that the journal does not hold: the number of frames by camera; None: an
+        unknown number.
         """
         frames = None if None in missing.values() else sum(filter(None, missing.values()))
         how_many = "some frames" if frames is None else format_count(frames, "frame")
@@ -299,21 +285,14 @@ class EventEmitter:
                 of_boot=boot_id,
             )
 
-    def emit_review(self, mark: Mark) -> None:
-        """Emit a mark of a person. If the line is ending, the mark is not emitted, and its sender gets no event."""
+    def emit_said(self, said: AddMark | AddStep) -> None:
+        """Emit what a person marked or did on the page, unless the line is ending: its sender then gets no event."""
         with self._lock, contextlib.suppress(DeliveryError):
-            self._emit(ReviewEvent, mark=mark)
-
-    def emit_step(self, step: AddStep) -> None:
-        """Emit what a person did on the page, as `emit_review`."""
-        with self._lock, contextlib.suppress(DeliveryError):
-            self._emit(StepEvent, step=step.step, by=step.by, detail=step.detail)
+            self._emit(ReviewEvent if isinstance(said, AddMark) else StepEvent, **asdict(said))
 
     def emit_change(self, change: Change, activate: Callable[[], LineSetup | None] = lambda: None) -> None:
-        """Emit a change.
-
-        Args:
-            activate: activates another setup and returns it. No frame that this setup inspects has its event before.
+        """Emit a change. `activate` activates another setup and returns it: no frame that this setup inspects has its
+        event before.
         """
         with self._lock:
             self._setup = activate() or self._setup
@@ -326,10 +305,8 @@ class EventEmitter:
             )
 
     def emit_status(self, ledger: Ledger, last_change: Callable[[], Change | None], **fields: Any) -> None:
-        """Emit the line's status. Its accounts and its last change are read after all events that they cover.
-
-        Args:
-            fields: further ones of the event.
+        """Emit the line's status with these further fields. Its accounts and its last change are read after all events
+        that they cover.
         """
         with self._lock:
             setup = self._setup

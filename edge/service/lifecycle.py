@@ -48,15 +48,13 @@ _CRASHED = Unjudged("dropped", "crashed", "the service ended before there was a 
 
 
 class Service:
-    """Inspects until it is stopped or until every camera has sent its last frame.
-
-    Args:
-        path: the line's file. Its stem is the line's name, and a reload reads it again.
-        config: the present contents of the file.
+    """Inspects until it is stopped or until every camera has sent its last frame. The stem of the line's file is the
+    line's name, and a reload reads the file again.
     """
 
     def __init__(self, path: Path, config: LineConfig) -> None:
         self._path, self._config = path, config
+        self._state_folder = state_folder(otherwise=config.journal.folder)
         # Plain attributes: a threading.Event set by a signal handler deadlocks if the main thread holds its lock.
         self._stopping = False
         self._reload_wanted = False
@@ -64,10 +62,6 @@ class Service:
         self._parts_ended = False
         self.leaves_change_running = False
         """Whether a change is still being prepared at the end: an ordinary exit of Python would then abort."""
-
-    @property
-    def _state_folder(self) -> Path | None:
-        return state_folder(otherwise=self._config.journal.folder)
 
     def stop(self) -> None:
         """Ask a running service to finish the frames in flight and end. Any thread, any number of times."""
@@ -79,10 +73,8 @@ class Service:
         self._reload_wanted = True
 
     def run(self) -> None:
-        """Start, inspect, and shut down in order: cameras first, publisher last, so that no finished result is lost.
-
-        Raises:
-            HeatlineError: the service cannot start, or did not finish the frames in flight.
+        """Start, inspect, and shut down in order: cameras first, publisher last, so that no finished result is lost. A
+        HeatlineError: the service cannot start, or did not finish the frames in flight.
         """
         with contextlib.ExitStack() as at_end:
             line, changeover = self._start(at_end)
@@ -141,9 +133,6 @@ class Service:
         self._recover(line, status)
         line.pipeline.begin()
         changeover.open()
-        self._main_loop(line, changeover, status)
-
-    def _main_loop(self, line: Line, changeover: Changeover, status: StatusMonitor) -> None:
         while not self._stopping and not line.pipeline.ended:
             status.update("RUNNING")
             time.sleep(POLL_SECONDS)
@@ -182,14 +171,18 @@ class Service:
         lanes = {each.name: Lane(each.waiting_frames, each.on_overload) for each in prepared.config.cameras}
         ledger = Ledger(lanes, prepared.setup, in_flight)
         heartbeat = Heartbeat()
-        feed = self._open_feed()
+        feed = None
+        try:
+            feed = PictureFeed(picture_socket(self._path))
+        except DeliveryError as error:
+            logger.error("%s", error)
         sidecar, shadow = Sidecar(self._path, config, feed), Shadow(self._path, config, feed)
         at_end.callback(sidecar.close)
         at_end.callback(shadow.close)
         offer = {} if feed is None else {"offer": feed.offer}
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup, **offer)
         if feed is not None:
-            feed.on_mark, feed.on_step, feed.on_reload = events.emit_review, events.emit_step, self.reload
+            feed.on_reload, feed.on_said = self.reload, events.emit_said
         notify_starting("opening the cameras")
         opening = open_cameras(
             prepared.config.cameras, events.emit_alarm, all_must_open=False, stopping=lambda: self._stopping
@@ -210,14 +203,6 @@ class Service:
             sidecar=sidecar,
             shadow=shadow,
         )
-
-    def _open_feed(self) -> PictureFeed | None:
-        """Serve the line's pictures. If that is not possible, inspect without."""
-        try:
-            return PictureFeed(picture_socket(self._path))
-        except DeliveryError as error:
-            logger.error("%s", error)
-            return None
 
     def _wait_for_subscriber(self, line: Line, status: StatusMonitor) -> None:
         wait_s = self._config.events.wait_for_subscriber_s
@@ -265,7 +250,6 @@ class Service:
 @contextlib.contextmanager
 def signal_handlers(service: Service) -> Iterator[None]:
     """Stop the service at SIGTERM and SIGINT, and reload it at SIGHUP. Restore the former handlers at the end."""
-
     handlers: dict[signal.Signals, Callable[[int, FrameType | None], None]] = {
         signal.SIGTERM: lambda _number, _frame: service.stop(),
         signal.SIGINT: lambda _number, _frame: service.stop(),

@@ -148,11 +148,10 @@ def not_served(address: str) -> str:
 def open_journal(
     line: str, boot_id: str, config: JournalConfig, state_folder: Path | None, access: Access
 ) -> Iterator[Numbering]:
-    """Open what numbers and stores a line's events. Serve durable consumers until the block ends.
+    """Open what numbers and stores a line's events. Serve durable consumers that may follow until the block ends.
 
     Args:
         state_folder: the journal's folder if the configuration names none; None: events are then not stored.
-        access: the clients that may follow.
     Raises:
         DeliveryError: the address for durable consumers cannot be bound.
         JournalError: the journal belongs to another line or to a newer heatline.

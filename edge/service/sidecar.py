@@ -63,7 +63,6 @@ class Sidecar:
         self._thread = NamedThread(self.what, self._run)
 
     def start(self) -> None:
-        """Start the process."""
         if self._stores or self._serves or self._keeps:
             self._thread.start()
 
@@ -125,11 +124,9 @@ class Sidecar:
 
     def _start(self, now_s: float) -> None:
         try:
-            self.process = start_sidecar(*self._command())
+            self.process, self._started_s = start_sidecar(*self._command()), now_s
         except OSError as error:
             self._schedule(now_s, f"{self.what} cannot be started: {error}")
-            return
-        self._started_s = now_s
 
     def _schedule(self, now_s: float, fault: str) -> None:
         if self.process is not None and now_s - self._started_s >= STABLE_AFTER_SECONDS:

@@ -107,8 +107,8 @@ def make_handshake(reasons: Sequence[Reason], heartbeat: int) -> Handshake:
     """Return the handshake for these reasons. The first, most severe one decides its state."""
     if not reasons:
         return Handshake(state="READY", heartbeat=heartbeat)
-    code, detail = reasons[0].code, _join(reasons)
-    return Handshake(state=REASONS[code], reason=code, detail=detail, heartbeat=heartbeat)
+    code = reasons[0].code
+    return Handshake(state=REASONS[code], reason=code, detail=_join(reasons), heartbeat=heartbeat)
 
 
 def _join(reasons: Sequence[Reason]) -> str:
@@ -123,11 +123,7 @@ class DropMonitor:
         self._dropping: set[str] = set()
 
     def update(self, accounts: Mapping[str, Account], now_s: float) -> list[str]:
-        """Add the present accounts. Return one sentence per camera that lost frames in the last 10 s.
-
-        Args:
-            now_s: monotonic.
-        """
+        """Add the accounts at a monotonic time. Return one sentence per camera that lost frames in the last 10 s."""
         self._samples.append((now_s, accounts))
         while len(self._samples) > 2 and self._samples[1][0] <= now_s - WINDOW_SECONDS:
             self._samples.popleft()
@@ -165,7 +161,6 @@ class StatusMonitor:
         self.is_stopping = False
         """Whether the line takes no new frames any more."""
         self._drops = DropMonitor()
-        self._losses: list[str] = []
         self._report_at_s = self._retry_writing_at_s = 0.0
         self._reported: object = None
         self._fed_at = -1
@@ -185,10 +180,6 @@ class StatusMonitor:
         is_due = now_s >= self._report_at_s
         if is_due:
             self._report_at_s = now_s + STATUS_EVERY_SECONDS
-        self._losses = self._drops.update(self._line.ledger.accounts(), now_s)
-        self._report(state, only_if_changed=not is_due)
-
-    def _report(self, state: State, *, only_if_changed: bool = False) -> None:
         line, changeover, setup = self._line, self._changeover, self._line.ledger.setup
         verified = setup.verified if isinstance(setup, Setup) else None
         beats, journal = line.heartbeat.count, line.journal.state()
@@ -203,7 +194,7 @@ class StatusMonitor:
             waits_for_s=self.waits_for_s,
             stopping=self.is_stopping,
             changing=changeover.changing,
-            losses=self._losses,
+            losses=self._drops.update(self._line.ledger.accounts(), now_s),
             faults={
                 "collecting": None if verified else IS_COLLECTED.detail,
                 "precision": f"the line computes in {verified.computes_in}"
@@ -211,14 +202,14 @@ class StatusMonitor:
                 else None,
                 "unjournalled": None if journal is None else journal.live_only,
                 "in_flight_not_logged": line.in_flight.fault,
-                "product_not_stored": changeover.product_not_stored,
+                "product_not_stored": changeover.memory.fault,
                 "evidence_not_stored": None if evidence is None else evidence.fault,
                 "pictures_not_kept": collect.fault if collect and not verified else None,
             },
         )
         handshake = make_handshake(reasons, beats)
         summary = state, handshake.state, handshake.reason, changeover.last
-        if only_if_changed and summary == self._reported:
+        if not is_due and summary == self._reported:
             return
         self._reported = summary
         line.events.emit_status(

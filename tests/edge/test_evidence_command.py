@@ -19,7 +19,7 @@ from heatline.edge.images import read_rgb
 from heatline.edge.monitor.feed import PictureFeed
 from heatline.edge.monitor.pictures import Picture, picture_socket
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import ForeignArea, Mark, MarkKind, Pose, ReviewEvent, Stroke
+from heatline.edge.wire.events import ForeignArea, MarkKind, Pose, ReviewEvent, Stroke
 from heatline.train.readers.folder import read_folder
 from tests.command import complaint, heatline
 from tests.edge.evidences import (
@@ -272,13 +272,13 @@ def test_a_mark_that_the_line_does_not_journal_is_an_error(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     monkeypatch.setattr("heatline.edge.monitor.pictures.JOURNALLED_WITHIN_SECONDS", 0.05)
-    file, marks = line_file(tmp_path), list[Mark]()
+    file, marks = line_file(tmp_path), list[Any]()
     with contextlib.closing(PictureFeed(picture_socket(file))) as feed:
-        feed.on_mark = marks.append
+        feed.on_said = marks.append
         none = run("mark", file, name(7), "right", "--by", "Ada")
         assert (none.returncode, "there is no journal" in complaint(none), marks) == (JOURNAL, True, [])
         make_writer(tmp_path).close()
         result = run("mark", file, name(7), "right", "--by", "Ada")
-        until(lambda: [mark.picture for mark in marks] == [name(7)])
+        until(lambda: [each.mark.picture for each in marks] == [name(7)])
     assert result.returncode == DELIVERY
     assert f"did not journal the mark of picture {name(7)} within 0.05 s, so it may be lost" in complaint(result)

@@ -25,7 +25,7 @@ from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.page import application, not_chosen
-from heatline.edge.monitor.pictures import Evidence, Picture
+from heatline.edge.monitor.pictures import AddMark, AddStep, Evidence, Picture
 from heatline.edge.monitor.server import listening_socket, server_of
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import Mark, Message, ReviewEvent, Verdict, VerdictEvent
@@ -119,14 +119,16 @@ def line_with_marks(folder: Path, memory: Memory) -> Iterator[tuple[Path, list[M
     came: list[Mark] = []
     with contextlib.closing(make_writer(folder)) as journal:
 
-        def take(mark: Mark) -> None:
-            came.append(msgspec.structs.replace(mark))
-            *_, sent = journal.commit([Message(msgspec.structs.replace(review_event(mark, 0), journal_id=None))])
+        def take(said: AddMark | AddStep) -> None:
+            assert isinstance(said, AddMark)
+            came.append(said.mark)
+            event = msgspec.structs.replace(review_event(said.mark, 0), journal_id=None)
+            *_, sent = journal.commit([Message(event)])
             assert isinstance(sent.event, ReviewEvent)
             memory.add_review(sent.event)
 
         feed = PictureFeed(folder / "pictures" / "line")
-        feed.on_mark = take
+        feed.on_said = take
         try:
             yield folder / "pictures" / "line", came
         finally:
