@@ -21,8 +21,6 @@ SETTINGS = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray would hide accelerators from tasks, and warn that it will not
     "RAY_task_oom_retries": "3",  # Ray would start a task that needs too much memory again for ever
 }
-LOCAL_SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Makes a local Ray listen on loopback only, on any system. Ray reads it as it is first imported."""
 CONNECT_SECONDS = 10.0
 STORE_BYTES = 80 * 2**20
 """Size of a local object store; Ray refuses less than 75 MiB."""
@@ -54,7 +52,8 @@ def open_cluster(
     """
     os.environ.update(SETTINGS)  # Ray's processes inherit them
     if address is None:
-        os.environ.update(LOCAL_SETTINGS)
+        # Listen on loopback only, on any system. Ray reads it as it is first imported.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one to the home folder
     import ray
 

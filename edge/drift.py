@@ -112,12 +112,11 @@ def saturation_of(rgb: NDArray[np.uint8]) -> float:
 
 
 class ExpectedRange(NamedTuple):
-    """The values of a measure that the median of the line's frames may have."""
+    """The values of a measure that the median of the line's frames may have; without `high`, there is no limit."""
 
     low: float
     median: float
     high: float | None
-    """None: no limit."""
 
 
 def fit_reference(
@@ -202,12 +201,7 @@ class CameraReference:
     def values(
         self, rgb: NDArray[np.uint8], pose: Pose | None = None, good: tuple[float, NDArray[np.float32]] | None = None
     ) -> dict[Measure, float]:
-        """Measure a frame, RGB uint8 [H, W, 3].
-
-        Args:
-            pose: of a frame that is compared with a reference.
-            good: score and heatmap of a frame judged GOOD.
-        """
+        """Measure an RGB uint8 frame [H, W, 3], with its pose if it has one, and score and heatmap if it is GOOD."""
         seen = np.ascontiguousarray(rgb[self.area.box((rgb.shape[0], rgb.shape[1]))])
         values = PictureSample.of(seen, pose).values
         if good is not None:
@@ -260,9 +254,7 @@ class DriftMonitor:
     A measure has drifted once the median of its last values lies outside the expected range: more than half of the
     frames lie there, so single frames do not count. It is judged from half a window of values on.
 
-    Args:
-        expected: by measure; other measures are not watched.
-        window: how many of the last values count.
+    Only the measures of `expected` are watched.
     """
 
     def __init__(self, expected: Mapping[Measure, ExpectedRange], window: int) -> None:
@@ -272,11 +264,7 @@ class DriftMonitor:
         """The present readings, of the measures that are judged."""
 
     def add(self, values: Mapping[Measure, float]) -> Iterator[tuple[Measure, DriftReading]]:
-        """Add the values of a frame, and yield each measure that begins or ceases to drift.
-
-        Args:
-            values: without the measures that the frame does not give.
-        """
+        """Add the values that a frame gives, and yield each measure that begins or ceases to drift."""
         for measure in values.keys() & self._expected.keys():
             kept, expected = self._values[measure], self._expected[measure]
             kept.append(values[measure])

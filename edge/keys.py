@@ -57,11 +57,8 @@ def read_private(path: Path, kind: type[HeatlineError], made_by: str) -> bytes:
 
 
 def read_secret(path: Path, kind: type[HeatlineError], expected: str, replace: str) -> bytes:
-    """Return the content of a file that only its owner can read and write.
-
-    Args:
-        expected: what to do if it cannot be read.
-        replace: what to do if others may have read it.
+    """Return the content of a file that only its owner can read and write. The error says what is `expected` if it
+    cannot be read, and how to `replace` it if others may have read it.
     """
     data, mode = _read(path, kind, expected)
     if mode & (stat.S_IRWXG | stat.S_IRWXO):

@@ -69,11 +69,6 @@ class Root:
     def pictures(self) -> list[Path]:
         return [path for path in self.files if path.suffix.lower() in SUFFIXES]
 
-    def defect_of(self, path: Path) -> str | None:
-        """Return the class of a defective picture's defects, by its folder; None: its folder names none."""
-        below = path.relative_to(self.folder).parts[:-1]
-        return self.defect or (below[0] if self.label == "defective" and below else None)
-
 
 @dataclass(frozen=True)
 class Layout:
@@ -102,7 +97,8 @@ class Layout:
 
         A subfolder that the good pictures have too, as a day or a camera, is no class.
         """
-        name = root.defect_of(path)
+        below = path.relative_to(root.folder).parts[:-1]
+        name = root.defect or (below[0] if root.label == "defective" and below else None)
         return None if name is not None and name.casefold() in self._of_good else name
 
     @cached_property
@@ -139,11 +135,7 @@ class Layout:
 
 
 def find_layout(folder: Path) -> Layout:
-    """Find where a folder has its pictures.
-
-    Raises:
-        InputError: it is not a folder, cannot be read, or has none of the layouts.
-    """
+    """Find where a folder has its pictures; raise an InputError if it has none of the layouts."""
     if not folder.is_dir():
         raise InputError(f"{folder} {'is not a folder' if folder.exists() else 'does not exist'}; {EXPECTED}")
     layout = layout_of(folder)

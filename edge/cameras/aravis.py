@@ -22,6 +22,8 @@ class _GError(ctypes.Structure):
     _fields_ = (("domain", c_uint32), ("code", c_int), ("message", c_char_p))
 
 
+DEVICE_KEYS: Final = "id", "vendor", "model", "serial_nbr", "address", "protocol"
+"""What `get_device_KEY` returns of a device that was found."""
 FALLIBLE: Final[dict[str, tuple[Any, ...]]] = {
     "camera_new": (c_void_p, c_char_p),
     "camera_get_vendor_name": (c_char_p, c_void_p),
@@ -57,12 +59,7 @@ FALLIBLE: Final[dict[str, tuple[Any, ...]]] = {
 INFALLIBLE: Final[dict[str, tuple[Any, ...]]] = {
     "update_device_list": (None,),
     "get_n_devices": (c_uint,),
-    "get_device_id": (c_char_p, c_uint),
-    "get_device_vendor": (c_char_p, c_uint),
-    "get_device_model": (c_char_p, c_uint),
-    "get_device_serial_nbr": (c_char_p, c_uint),
-    "get_device_address": (c_char_p, c_uint),
-    "get_device_protocol": (c_char_p, c_uint),
+    **dict.fromkeys(map("get_device_{}".format, DEVICE_KEYS), (c_char_p, c_uint)),
     "camera_set_range_check_policy": (None, c_void_p, c_int),
     "camera_get_device": (c_void_p, c_void_p),
     "camera_is_gv_device": (c_int, c_void_p),
@@ -106,11 +103,7 @@ STATUSES: Final = (
 
 
 def load(library: str | None = None) -> ctypes.CDLL:
-    """Return a library, by default Aravis itself.
-
-    Raises:
-        MissingExtraError: the library is not installed.
-    """
+    """Return a library, by default Aravis itself; raise a MissingExtraError if it is not installed."""
     name = library or LIBRARY
     try:
         return ctypes.CDLL(name)

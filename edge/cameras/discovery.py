@@ -49,15 +49,13 @@ def video_devices(devices: Path = Path("/dev"), sysfs: Path = Path("/sys/class/v
 def list_cameras() -> list[Found]:
     """Return the cameras that answer within a second, on USB and, by broadcast, on the network.
 
-    Raises:
-        MissingExtraError: the Aravis library is not installed.
+    A MissingExtraError is raised if the Aravis library is not installed.
     """
     aravis.load()
     aravis.update_device_list()
     found = []
     for index in range(aravis.get_n_devices()):
-        names = ("id", "vendor", "model", "serial_nbr", "address", "protocol")
-        texts = (getattr(aravis, f"get_device_{name}")(index) or "" for name in names)
+        texts = (getattr(aravis, f"get_device_{key}")(index) or "" for key in aravis.DEVICE_KEYS)
         device_id, vendor, model, serial, address, protocol = texts
         # Aravis opens a camera of the network by its address, one on USB by its id.
         keys = {"kind": "genicam", "address": address if protocol == "GigEVision" else device_id}
@@ -66,11 +64,7 @@ def list_cameras() -> list[Found]:
 
 
 def only_camera() -> str:
-    """Return the address of the only camera that answers.
-
-    Raises:
-        CameraError: there is none, or more than one.
-    """
+    """Return the address of the only camera that answers; raise a CameraError if there is none, or more than one."""
     addresses = [camera.keys["address"] for camera in list_cameras()]
     if len(addresses) != 1:
         raise CameraError(

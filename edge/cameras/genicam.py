@@ -24,7 +24,6 @@ POLL_S: Final = 0.02
 """Longest time that a wait for a frame continues after `interrupt` or the loss of control."""
 OLDEST_ARRIVAL_NS: Final = 10_000_000_000
 """A frame that seems older is not: the wall clock was set meanwhile."""
-CHECK_RANGES: Final = 1
 MIN_SOCKET_BUFFER_BYTES, MAX_SOCKET_BUFFER_BYTES = 1 << 20, 1 << 30
 _CONTROL_LOST: Final = ctypes.CFUNCTYPE(None, c_void_p, c_void_p)
 _NUMBERS: Final = (
@@ -186,7 +185,7 @@ class GenicamCamera(FrameSource[GenicamSettings]):
         settings, camera = self._settings, self._camera
         with contextlib.suppress(AravisError):  # an earlier application may have left it running
             aravis.camera_stop_acquisition(camera)
-        aravis.camera_set_range_check_policy(camera, CHECK_RANGES)
+        aravis.camera_set_range_check_policy(camera, 1)  # check them
         self._set_feature("AcquisitionMode=Continuous")
         with self._naming("pixel_format", settings.pixel_format):
             for code, name in FORMATS.items():

@@ -16,7 +16,6 @@ MAX_LOST_FRAMES = 32767
 """A larger step from one id to the next is not a loss: the camera has restarted its count."""
 SKEW = 500e-6
 """Upper limit of the drift between two quartz clocks. A delay that grows faster is a real delay."""
-_PERIODS_KEPT = 16
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ class Liveness:
         self._ids = FrameIds()
         self._identical_since_opening = -1  # the first picture has no predecessor
         self._missed_triggers = 0
-        self._periods: deque[int] = deque(maxlen=_PERIODS_KEPT)
+        self._periods: deque[int] = deque(maxlen=16)
         self._last_captured_ns: int | None = None
         self._quiet_since_ns = now_ns
 

@@ -18,7 +18,6 @@ from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.util.channel import Channel, Message, ReleaseSlot
 from heatline.edge.util.child_process import describe_end, start_child
 
-CHILD_MODULE = "heatline.edge.cameras.child"
 _BUFFER_BYTES = 1 << 20
 
 # From the camera's process, besides `Opened` and `BadFrame`.
@@ -89,9 +88,8 @@ class CameraProcess:
             line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
             with child:
                 child.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-                # The name is for `ps`.
-                command = CHILD_MODULE, str(child.fileno()), settings.name
-                self._process = start_child(*command, pass_fds=[child.fileno()])
+                fd, module = child.fileno(), "heatline.edge.cameras.child"
+                self._process = start_child(module, str(fd), settings.name, pass_fds=[fd])  # the name is for `ps`
             line.send(to_bytes(msgspec.structs.replace(settings, roi=[], exclude=[])))  # keys that only the line uses
         except BaseException:
             line.close()

@@ -32,11 +32,6 @@ CLOSE_WITHIN_SECONDS = 1.0
 """After this time, a read that hangs is left to its own timeout."""
 HIGHEST_RATE_FPS = 1000.0
 """A device may state an impossible rate, and a stream without a rate that of its clock, 90000."""
-BUFFERS = 4
-"""Buffers of the driver. With a single one, the driver would drop every frame that begins while another one is
-converted, and OpenCV reports no drops."""
-MANUAL_EXPOSURE = 1
-"""V4L2_EXPOSURE_MANUAL: in every other mode the camera overrides the exposure."""
 
 
 class StreamSource(FrameSource[SettingsT], Generic[SettingsT, T]):
@@ -161,7 +156,8 @@ class V4l2Camera(StreamSource[V4l2Settings, NDArray[np.uint8]]):
 
     def _set_up(self, capture: cv2.VideoCapture) -> Opened:
         wanted = self._settings
-        capture.set(cv2.CAP_PROP_BUFFERSIZE, BUFFERS)
+        # With a single buffer, the driver would drop frames that begin while another one is converted, unreported.
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 4)
         if wanted.fourcc is not None:  # before the size, which depends on it
             capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*wanted.fourcc))
         if wanted.frame_size is not None:
@@ -178,7 +174,7 @@ class V4l2Camera(StreamSource[V4l2Settings, NDArray[np.uint8]]):
                     f"took {accepted} when asked for {requested}; set {key} to what `v4l2-ctl --list-formats-ext` shows"
                 )
         if wanted.exposure is not None:
-            capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, MANUAL_EXPOSURE)
+            capture.set(cv2.CAP_PROP_AUTO_EXPOSURE, 1)  # V4L2_EXPOSURE_MANUAL: no other mode keeps the exposure
         for key, setting, value in (
             ("rate_fps", cv2.CAP_PROP_FPS, wanted.rate_fps),
             ("exposure", cv2.CAP_PROP_EXPOSURE, wanted.exposure),
@@ -260,30 +256,24 @@ class RtspCamera(StreamSource[RtspSettings, "VideoFrame | None"]):
     def _receive(self) -> str:
         import av
 
+        packets = self._container.demux(self._stream)
+        silence = f"sent nothing for {self._settings.read_within_s:g} s; check the camera and its cable"
         try:
-            return self._receive_packets()
+            while not self.interrupted.is_set():
+                began = time.monotonic()
+                packet = next(packets, None)
+                if packet is None:
+                    return "ended its stream; was the camera restarted?"
+                if time.monotonic() - began >= self._settings.read_within_s:
+                    return silence  # FFmpeg first returns what it had before: the beginning of an old frame
+                self._decode(packet)
+            return "was closed"
         except av.error.ExitError:
-            return self._silence
+            return silence
         except av.error.FFmpegError as error:
             return f"broke off ({error.strerror or last_line(error)}); it must be opened again"
         finally:
             self._container.close()
-
-    @property
-    def _silence(self) -> str:
-        return f"sent nothing for {self._settings.read_within_s:g} s; check the camera and its cable"
-
-    def _receive_packets(self) -> str:
-        packets = self._container.demux(self._stream)
-        while not self.interrupted.is_set():
-            began = time.monotonic()
-            packet = next(packets, None)
-            if packet is None:
-                return "ended its stream; was the camera restarted?"
-            if time.monotonic() - began >= self._settings.read_within_s:
-                return self._silence  # FFmpeg first returns what it had before: the beginning of an old frame
-            self._decode(packet)
-        return "was closed"
 
     def _decode(self, packet: "Packet[VideoStream]") -> None:
         import av
@@ -298,14 +288,11 @@ class RtspCamera(StreamSource[RtspSettings, "VideoFrame | None"]):
         for picture in pictures:
             # Pictures after a damaged one are damaged up to the next key frame, though the decoder does not flag them.
             self._damaged = picture.is_corrupt or (self._damaged and not picture.key_frame)
-            self._show(None if self._damaged else picture, _timestamp_ns(picture))
+            clock_ns = None
+            if picture.pts is not None and picture.time_base is not None:
+                clock_ns = int(picture.pts * picture.time_base * 1_000_000_000)
+            self._show(None if self._damaged else picture, clock_ns)
 
     def _show(self, picture: "VideoFrame | None", timestamp_ns: int | None) -> None:
         self._decoded += 1
         self.put(Stamp(self.name, self._decoded, camera_timestamp_ns=timestamp_ns), picture)
-
-
-def _timestamp_ns(picture: "VideoFrame") -> int | None:
-    if picture.pts is None or picture.time_base is None:
-        return None
-    return int(picture.pts * picture.time_base * 1_000_000_000)

@@ -35,6 +35,7 @@ ENDED_BY_GOOD_FRAMES_ONLY = ("silent", "frozen", "stale", "frame_ids")
 TICK_SECONDS = 0.05
 
 State = Literal["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]
+OnOpened = Callable[[str | None], None]
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,6 @@ class CameraAlarm:
     active: bool
     began_at_ns: int
     """UTC, ns since 1970."""
-
-
-@dataclass(frozen=True)
-class _Reconfiguration:
-    settings: CameraSettings
-    on_opened: Callable[[str | None], None]
-    keep_frames: bool
 
 
 class SupervisedCamera:
@@ -78,9 +72,10 @@ class SupervisedCamera:
         self._alarm: CameraAlarm | None = None
         """The alarm that was reported and has not ended."""
         self._library_is_missing = False
-        self._requested: _Reconfiguration | None = None
-        self._reconfiguring: _Reconfiguration | None = None
-        """The reconfiguration that has begun and whose camera is not open yet."""
+        self._requested: tuple[CameraSettings, OnOpened, bool] | None = None
+        """What `reconfigure` was given last, until it begins."""
+        self._on_opened: OnOpened | None = None
+        """Of the reconfiguration that has begun and whose camera is not open yet."""
         self._left_ns = time.monotonic_ns()
         """When `open` or `grab` last returned."""
         self._away_ns = 0
@@ -157,9 +152,7 @@ class SupervisedCamera:
             self._intake.request(request)
             os.eventfd_write(self._wake, 1)
 
-    def reconfigure(
-        self, settings: CameraSettings, on_opened: Callable[[str | None], None], *, keep_frames: bool = True
-    ) -> None:
+    def reconfigure(self, settings: CameraSettings, on_opened: OnOpened, *, keep_frames: bool = True) -> None:
         """Close the camera and open it with other settings of its own, such as its exposure. Do so one at a time.
 
         Args:
@@ -170,7 +163,7 @@ class SupervisedCamera:
         if self._interrupted:
             on_opened("the line is stopping")
             return
-        self._requested = _Reconfiguration(settings, on_opened, keep_frames)
+        self._requested = settings, on_opened, keep_frames
         os.eventfd_write(self._wake, 1)
 
     def state(self) -> CameraState:
@@ -349,28 +342,30 @@ class SupervisedCamera:
             self._intake.give_up(detail)
             self._intake.refuse_all("stopping", "the line is stopping")
             self._end_reconfiguration("the line is stopping")
-            self._reconfiguring, self._requested = self._requested, None
-            self._end_reconfiguration("the line is stopping")
+            if self._requested is not None:
+                (_, self._on_opened, _), self._requested = self._requested, None
+                self._end_reconfiguration("the line is stopping")
 
     def _begin_reconfiguration(self) -> None:
         requested, self._requested = self._requested, None
         if requested is None:
             return
+        settings, on_opened, keep_frames = requested
         # A dead camera may have sent the first frame of its former settings.
-        keep_frames = requested.keep_frames and self._alarm is None
+        keep_frames = keep_frames and self._alarm is None
         self._close_process("changeover", "the camera was being reconfigured", keep_frames=keep_frames)
         self._intake.give_up("the camera is being reconfigured")
-        self.settings = requested.settings
+        self.settings = settings
         if self._alarm is not None or self._state[0] == "ENDED":
-            requested.on_opened(None)
+            on_opened(None)
             return
-        self._reconfiguring = requested
+        self._on_opened = on_opened
         self._restarts.now()
         self._set_state("OPENING")
 
     def _end_reconfiguration(self, error: str | None) -> None:
-        reconfiguring, self._reconfiguring = self._reconfiguring, None
-        if reconfiguring is not None:
+        on_opened, self._on_opened = self._on_opened, None
+        if on_opened is not None:
             began_ns = time.monotonic_ns()
-            reconfiguring.on_opened(error)
+            on_opened(error)
             self._away_ns += time.monotonic_ns() - began_ns

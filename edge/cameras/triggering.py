@@ -160,7 +160,6 @@ class Intake:
         """Queue a frame with the part that it shows, after reports of the frames that are missing before it.
 
         Args:
-            missing_ids: ids of the frames that the camera counted before this one and that did not come.
             taken_ns: when it was taken, on the host's monotonic clock.
             instead: why the frame cannot be inspected; None: it can. Its stamp does not count.
         """

@@ -105,11 +105,7 @@ class ModbusConfig(_BridgeConfig, frozen=True, kw_only=True):
 
     @property
     def networks(self) -> list[Network]:
-        """The networks of `allow`.
-
-        Raises:
-            ConfigError: an entry is not a network.
-        """
+        """The networks of `allow`; a ConfigError is raised if an entry is none."""
         try:
             return [ipaddress.ip_network(entry) for entry in self.allow]
         except ValueError as error:

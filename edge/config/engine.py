@@ -48,11 +48,7 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 def check_engine(engine: EngineConfig) -> None:
-    """Check that the engine's kind supports its precision and its device on any machine.
-
-    Raises:
-        ConfigError: it does not.
-    """
+    """Raise a ConfigError if the engine's kind supports its precision or its device on no machine."""
     try:
         require_supported(engine.kind, engine.precision, engine.device)
     except EngineError as error:

@@ -9,13 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from heatline.edge.bundle.signature import TRUSTED_KEYS
-from heatline.edge.cameras.settings import (
-    CameraSettings,
-    GenicamSettings,
-    V4l2Settings,
-    check_polygons,
-    to_path,
-)
+from heatline.edge.cameras.settings import CameraSettings, GenicamSettings, V4l2Settings, check_polygons, to_path
 from heatline.edge.config.bridges import (
     Address,
     Listen,
@@ -83,11 +77,7 @@ class JournalConfig(_Table, frozen=True):
     stored."""
 
     def folder_in(self, state_folder: Path | None) -> Path | None:
-        """Return the folder of the journal; None: events are not stored.
-
-        Args:
-            state_folder: the folder that systemd gives the service; None: none.
-        """
+        """Return the journal's folder for a service with this state folder; None: events are not stored."""
         return None if self.retain_mib == 0 else self.folder or state_folder
 
 
@@ -284,37 +274,18 @@ def load_config(path: Path) -> LineConfig:
     Raises:
         ConfigError: a file cannot be read, is not TOML, or has a key or value that is not valid.
     """
-    tables, here = _read_tables(path), path.absolute().parent
+    here = path.absolute().parent
     try:
+        tables = read_toml(path)
         config = msgspec.convert(tables, LineConfig, dec_hook=lambda kind, value: here / to_path(kind, value))
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read ({error.strerror}); name a line configuration") from error
     except msgspec.ValidationError as error:
         document = "docs/cameras.md" if "$.cameras[" in str(error) else "docs/config.md"
         raise ConfigError(f"{path}: {describe_misfit(error, tables, LineConfig)}; see {document}") from error
-    faults = Faults()
-    for check, of in _checks(config):
-        with faults.collected():
-            if of is not None:
-                check(of)
-    faults.found = [ConfigError(f"{path}: {each}") for each in faults.found]
-    faults.raise_found()
-    if config.security.key is None:
-        return config
-    allowed = config.security.allowed or config.security.key.parent / "allowed"
-    return msgspec.structs.replace(config, security=SecurityConfig(key=config.security.key, allowed=allowed))
-
-
-def _read_tables(path: Path) -> dict[str, Any]:
-    try:
-        return read_toml(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}); name a line configuration") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; see docs/config.md") from error
-
-
-def _checks(config: LineConfig) -> list[tuple[Callable[[Any], None], Any]]:
-    """Return the checks of what concerns more than one key, each with what it checks; None: it is not there."""
-    return [
+    checks: list[tuple[Callable[[Any], None], Any]] = [  # each with what it checks; None: it is not there
         (_check_cameras, config.cameras),
         (lambda each: check_products(each.products, each.product, each.cameras), config),
         (check_engine, config.engine),
@@ -327,13 +298,25 @@ def _checks(config: LineConfig) -> list[tuple[Callable[[Any], None], Any]]:
         (_check_shadow, config.shadow and config),
         (_check_part, config.part and config),
     ]
+    faults = Faults()
+    for check, of in checks:
+        with faults.collected():
+            if of is not None:
+                check(of)
+    faults.found = [ConfigError(f"{path}: {each}") for each in faults.found]
+    faults.raise_found()
+    if config.security.key is None:
+        return config
+    allowed = config.security.allowed or config.security.key.parent / "allowed"
+    return msgspec.structs.replace(config, security=SecurityConfig(key=config.security.key, allowed=allowed))
 
 
 def _check_cameras(cameras: Sequence[CameraSettings]) -> None:
     names = [camera.name for camera in cameras]
     if len(set(names)) < len(names):
         raise ConfigError(f"two cameras have the same name ({', '.join(names)}); names must differ")
-    devices = [_device(camera) for camera in cameras]
+    devices = [camera.address for camera in cameras if isinstance(camera, GenicamSettings)]
+    devices += [str(camera.device) for camera in cameras if isinstance(camera, V4l2Settings)]
     if twice := {device for device in devices if device is not None and devices.count(device) > 1}:
         raise ConfigError(f"two cameras use the same device ({', '.join(sorted(twice))}); only one can")
     for camera in cameras:
@@ -370,17 +353,6 @@ def _check_bridge_names(config: LineConfig) -> None:
                 f"{one}.name and {other}.name are both {names[one]!r}, and a line serves one consumer of a name; they "
                 "must differ"
             )
-
-
-def _device(camera: CameraSettings) -> str | None:
-    """Return the device that only one camera can use; None if others may use it too."""
-    match camera:
-        case GenicamSettings():
-            return camera.address
-        case V4l2Settings():
-            return str(camera.device)
-        case _:
-            return None
 
 
 def _check_addresses(config: LineConfig) -> None:

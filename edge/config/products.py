@@ -13,7 +13,6 @@ from heatline.edge.errors import ConfigError
 Logit = Annotated[float, Meta(ge=-1e9, le=1e9)]
 """A finite threshold: no logit reaches a threshold of nan or inf, so every frame would be GOOD."""
 
-
 SET_IN_THE_CAMERA = {"exposure_us", "gain_db", "exposure", "gain"}
 """Keys of cameras that a product may change and that the camera itself holds."""
 
@@ -78,13 +77,7 @@ def describe_products(products: Sequence[ProductConfig]) -> str:
 
 
 def check_products(products: Sequence[ProductConfig], first: str | None, cameras: Sequence[CameraSettings]) -> None:
-    """Check products, and the cameras that they change.
-
-    Args:
-        first: the product that is active until another is selected.
-    Raises:
-        ConfigError: a product is not valid.
-    """
+    """Check products, of which `first` is active at first, and the cameras that they change; raise a ConfigError."""
     names = [product.name for product in products]
     if len(set(names)) < len(names):
         raise ConfigError(f"two products have the same name ({', '.join(names)}); names must differ")

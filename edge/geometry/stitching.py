@@ -33,9 +33,8 @@ class Stitcher:
     """Stitches the maps of one grid. Immutable, so threads may share it.
 
     Args:
-        grid: positions of the tiles.
         map_hw: cells of one tile's map.
-        cell_px: side of a heatmap cell, px: the heatmap's resolution.
+        cell_px: side of a heatmap cell, px.
         smoothing_px: standard deviation of the smoothing, px of the frame; 0: none.
     """
 
@@ -60,9 +59,7 @@ class Stitcher:
         return len(self.centres_y), len(self.centres_x)
 
     def stitch(self, maps: NDArray[np.float32], present: NDArray[np.bool_] | None = None) -> NDArray[np.float32]:
-        """Return the heatmap of a frame, float32 [*heatmap_hw], in the maps' units (logits).
-
-        Cells that no tile covers are NaN.
+        """Return the heatmap of a frame, float32 [*heatmap_hw], logits as the maps; NaN where no tile covers a cell.
 
         Args:
             maps: [len(grid), *map_hw].

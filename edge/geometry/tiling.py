@@ -113,10 +113,7 @@ class TileGrid:
     number, and are neither cut nor inferred.
 
     Args:
-        frame_hw: frame height and width, px.
-        tile_px: side of a tile, px.
-        overlap_px: overlap of neighbouring tiles, px; tiles moved back to the border overlap more.
-        region_of_interest: the region of the frame to inspect.
+        overlap_px: of neighbouring tiles; tiles moved back to the border overlap more.
     Raises:
         GeometryError: the frame has no pixels, the overlap leaves no step between tiles, or no pixel of the frame
             belongs to the region of interest.
@@ -171,11 +168,8 @@ class TileGrid:
         return len(self.origins_yx)
 
     def cut(self, image: NDArray[np.uint8], out: NDArray[np.uint8], first: int = 0) -> None:
-        """Copy tiles into `out`, from number `first` on, as many as it holds.
-
-        Args:
-            image: [H, W, C] of the grid's frame size.
-            out: [n, tile_px, tile_px, C].
+        """Copy tiles of an image [H, W, C] of the grid's frame size into `out` [n, tile_px, tile_px, C], from number
+        `first` on.
         """
         if image.shape[:2] != self.frame_hw:
             raise GeometryError(f"the image is {image.shape[:2]} px, the grid was made for {self.frame_hw}")

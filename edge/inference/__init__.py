@@ -30,7 +30,6 @@ def open_engine(
     """Compile a graph in a bundle's folder with an engine of this kind, in exactly this precision.
 
     Args:
-        tile_px: side of a tile, px.
         device: OpenVINO's name of the device, such as GPU.
         graph: the IR that OpenVINO compiles; None: the precision's usual one. ONNX Runtime always uses its one graph.
         threads: total number of processor threads; 0: the number of cores.
@@ -66,11 +65,7 @@ def open_engine(
 
 
 def require_supported(kind: EngineKind, precision: Precision, device: str) -> None:
-    """Require that engines of a kind support a precision and a device, on a machine that has them.
-
-    Raises:
-        EngineError: they do not, or there is no such kind.
-    """
+    """Raise an EngineError unless engines of a kind support a precision and a device, on a machine that has them."""
     if kind not in PRECISIONS:
         raise EngineError(f"there is no engine {kind!r}; expected {' or '.join(PRECISIONS)}")
     if precision not in PRECISIONS[kind]:

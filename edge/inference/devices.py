@@ -11,8 +11,6 @@ import openvino as ov
 from heatline.edge.errors import EngineError, PrecisionError
 from heatline.edge.inference.engine import PROCESSOR
 
-_SS_DISABLE = 2
-
 
 @cache
 def shared_core() -> ov.Core:
@@ -33,7 +31,7 @@ def disable_signal_stack() -> None:
 
     Each core unmaps its signal stack and restores the previous one, which may no longer exist.
     """
-    disabled = _SignalStack(None, _SS_DISABLE, 0)
+    disabled = _SignalStack(None, 2, 0)  # SS_DISABLE
     if ctypes.CDLL(None, use_errno=True).sigaltstack(ctypes.byref(disabled), None):
         raise OSError(ctypes.get_errno(), "sigaltstack")
 
@@ -50,13 +48,7 @@ def devices() -> list[str]:
 
 
 def require_device(core: ov.Core, device: str) -> None:
-    """Require that this machine has a device.
-
-    Args:
-        device: such as GPU, the first of its kind, or GPU.1.
-    Raises:
-        EngineError: the machine does not have it.
-    """
+    """Raise an EngineError unless this machine has a device, such as GPU, the first of its kind, or GPU.1."""
     available = list(core.available_devices)
     if not any(device in (name, name.split(".")[0], f"{name}.0") for name in available):
         raise EngineError(
@@ -71,13 +63,10 @@ def computes_bf16(core: ov.Core, device: str) -> bool:
 
 
 def require_bf16(core: ov.Core, device: str) -> None:
-    """Require that a device computes in bf16 itself.
+    """Raise a PrecisionError unless a device computes in bf16 itself.
 
     Without such instructions OpenVINO computes in f32, or emulates bf16: that took three times as long as f32 on a
     processor with AVX-512 alone. It then reports the precision of the hint, so only the capabilities tell.
-
-    Raises:
-        PrecisionError: it does not.
     """
     if not computes_bf16(core, device):
         raise PrecisionError(
@@ -87,12 +76,8 @@ def require_bf16(core: ov.Core, device: str) -> None:
 
 
 def settings_on(device: str, hint: str, *, threads: int, streams: int) -> dict[str, object]:
-    """Return OpenVINO's settings for a device.
-
-    Args:
-        hint: the precision.
-        threads: of the processor; other devices have no such setting.
-        streams: 0: one per thread; other devices choose their own number.
+    """Return OpenVINO's settings for a device and a precision. Devices other than the processor ignore `threads`, and
+    choose the number of streams themselves if it is 0.
     """
     settings: dict[str, object] = {
         "PERFORMANCE_HINT": "THROUGHPUT",

@@ -90,10 +90,8 @@ class Engine(ABC):
         """Infer `count` <= batch tiles. Wait while there is no room. Either `done` or `failed` is called later."""
 
     def collect(self, within_s: float | None = None) -> bool:
-        """Wait for the answer of a pending request, and call its `done` or `failed`. Return False if none is pending.
-
-        Args:
-            within_s: the longest wait; afterwards the return value is True too, although there was no answer.
+        """Wait for the answer of a pending request, and call its `done` or `failed`. Return False if none is pending;
+        True also if the wait ended without an answer.
         """
         return False
 

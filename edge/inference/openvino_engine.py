@@ -151,20 +151,15 @@ class OpenVinoEngine(Engine):
 class _Request:
     """One inference request: idle, or at work for one `done`."""
 
-    def __init__(
-        self, request: ov.InferRequest, inputs: Sequence[str] = ("tiles",), has_features: bool = False
-    ) -> None:
+    waited_for_ms: int
+    """How long the submitting thread has waited for it since its start."""
+
+    def __init__(self, request: ov.InferRequest, inputs: Sequence[str], has_features: bool) -> None:
         self._request = request
         self._inputs: list[NDArray[np.uint8]] = [request.get_tensor(name).data for name in inputs]
         self._logit: NDArray[np.float32] = request.get_tensor("logit").data
         self._map: NDArray[np.float32] = request.get_tensor("map").data
         self._features: NDArray[np.float32] | None = request.get_tensor(FEATURES).data if has_features else None
-        self._count = 0
-        self._done: Done = _nothing
-        self._failed: Failed = _nothing
-        self._error: Exception | None = None
-        self.waited_for_ms = 0
-        """How long the submitting thread has waited for it since its start."""
 
     def start(self, count: int, fill: Fill, done: Done, failed: Failed) -> bool:
         """Start the request. Return whether it is at work; otherwise `failed` was called."""
@@ -175,7 +170,8 @@ class _Request:
             failed(error)
             return False
         self._count, self._done, self._failed = count, done, failed
-        self._error, self.waited_for_ms = None, 0
+        self._error: Exception | None = None
+        self.waited_for_ms = 0
         return True
 
     def has_ended(self, within_ms: int) -> bool:
@@ -201,7 +197,3 @@ class _Request:
     def give_up(self) -> None:
         """Call `failed`, as there was no answer."""
         self._failed(EngineError(f"OpenVINO did not answer within {ANSWER_WITHIN_SECONDS:.0f} s"))
-
-
-def _nothing(*_: object) -> None:
-    """Ignore the answer of a request that was never started."""

@@ -42,12 +42,8 @@ class _Line(msgspec.Struct, array_like=True):
 
 
 class InFlightLog:
-    """Writes down, from `begin` on, when a frame is announced and when its event is out. Any thread.
-
-    If the disk cannot be written, the fault is logged and frames are still inspected.
-
-    Args:
-        path: the file; None: nothing is written.
+    """Writes down, from `begin` on, when a frame is announced and when its event is out; without a path, nothing. Any
+    thread. If the disk cannot be written, the fault is logged and frames are still inspected.
     """
 
     def __init__(self, path: Path | None, boot_id: str) -> None:
@@ -63,8 +59,7 @@ class InFlightLog:
     def begin(self, reported: Mapping[str, int]) -> None:
         """Overwrite the file, and write down from now on which frames are in flight.
 
-        Args:
-            reported: the number of each camera's last reported frame.
+        `reported` is the number of each camera's last reported frame.
         """
         with self._lock:
             self._reported, self._in_flight = dict(reported), {camera: deque() for camera in reported}

@@ -114,11 +114,9 @@ class Settings:
 
 
 class Inspector:
-    """Inspects frames with one bundle's settings on one engine.
+    """Inspects frames with one bundle's settings on one engine. `overlap_px` and `thresholds` override the bundle's.
 
     Args:
-        overlap_px: overrides the bundle's overlap of tiles.
-        thresholds: override the bundle's calibration.
         plausibility: what frames must look like; None: no check.
         plausibility_by_camera: what the region of interest must look like; replaces `plausibility` for these cameras.
         references: by camera, "" for all others: what frames are compared with if the engine's graph compares them.

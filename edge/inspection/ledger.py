@@ -32,10 +32,8 @@ JUDGED_WAITING = 2
 UNJUDGED_WITH_PIXELS = 2
 """How many frames of a camera may wait to leave with their pixels and without a judgement: nothing else bounds them."""
 _TOO_LATE = Unjudged("dropped", "deadline", "there was no verdict by its deadline")
-_DROPPED: Mapping[str, Unjudged] = {
-    "overload": Unjudged("dropped", "overload", "frames came faster than there was time to inspect them"),
-    "stopped": Unjudged("dropped", "stopped", "the line stopped before there was room for it"),
-}
+_OVERLOAD = Unjudged("dropped", "overload", "frames came faster than there was time to inspect them")
+_STOPPED = Unjudged("dropped", "stopped", "the line stopped before there was room for it")
 
 ItemT = TypeVar("ItemT", Frame, BadFrame)
 
@@ -83,12 +81,7 @@ class _Camera:
 class Ledger:
     """Counts frames, hands them on, and puts their outcomes back into the order of frames. Any thread; one calls `take`
     and one calls `pop`. A single lock protects everything, so that accounts balance at every instant and each frame has
-    one setup.
-
-    Args:
-        lanes: by camera.
-        setup: inspects frames until another setup is activated.
-        log: of the frames in flight.
+    one setup: `setup` until another one is activated.
     """
 
     def __init__(self, lanes: Mapping[str, Lane], setup: LineSetup, log: InFlightLog | None = None) -> None:
@@ -137,21 +130,20 @@ class Ledger:
 
     def hand_over(self, frame: Frame) -> None:
         """Have an announced frame inspected, or drop one by the lane's policy; once closed, drop each new frame."""
-        camera, dropped = self._cameras[frame.stamp.camera], None
-        reason: Literal["overload", "stopped"] = "overload"
+        camera, dropped, why = self._cameras[frame.stamp.camera], None, _OVERLOAD
         with self._lock:
             capacity, policy = camera.lane.capacity, camera.lane.policy
             if policy == "block":
                 self._room.wait_for(lambda: len(camera.waiting) < capacity or self._closed)
             if self._closed or (policy == "drop_newest" and len(camera.waiting) >= capacity):
-                dropped, reason = frame, "stopped" if self._closed else "overload"
+                dropped, why = frame, _STOPPED if self._closed else _OVERLOAD
             else:
                 if len(camera.waiting) >= capacity:
                     dropped = camera.waiting.popleft()
                 camera.waiting.append(frame)
                 self._arrived.notify()
         if dropped is not None:
-            self._drop(dropped, reason)
+            self._drop(dropped, why)
 
     @property
     def waiting(self) -> int:
@@ -230,7 +222,7 @@ class Ledger:
     def drop_waiting(self) -> None:
         """Drop all frames that wait for inspection. The ledger must be closed."""
         while (taken := self.take()) is not None:
-            self._drop(taken[0], "stopped")
+            self._drop(taken[0], _STOPPED)
 
     def finish(self) -> None:
         """Expect no more outcomes. `pop` still returns those that can leave."""
@@ -239,9 +231,9 @@ class Ledger:
             self._room.notify_all()
             self._ended.notify_all()
 
-    def _drop(self, frame: Frame, reason: Literal["overload", "stopped"]) -> None:
+    def _drop(self, frame: Frame, why: Unjudged) -> None:
         frame.release()
-        self.complete(Outcome(frame.stamp, unjudged=_DROPPED[reason]))
+        self.complete(Outcome(frame.stamp, unjudged=why))
 
     def _bound_pixels(self, outcome: Outcome) -> None:
         if not outcome.is_complete and outcome.frame is not None:

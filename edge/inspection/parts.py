@@ -14,8 +14,6 @@ from heatline.edge.wire.events import BundleName, PartAccount, PartEvent, PartVe
 
 LATE_NS = 60 * 10**9
 """A picture with the id of a part that ended so long ago at most belongs to that part, and is too late."""
-FrameKey = tuple[str, str, int]
-"""Boot, camera and number of a frame."""
 
 
 @dataclass
@@ -35,12 +33,7 @@ class Part:
     has_ended: bool = False
 
     def add(self, event: VerdictEvent, number: int, captured_ns: int) -> None:
-        """Add a picture.
-
-        Args:
-            number: of its frame, as an event may be of several.
-            captured_ns: monotonic.
-        """
+        """Add the picture of one of an event's frames, captured at this monotonic time."""
         self.missing.remove(event.camera)
         self.first_ns, self.last_ns = min(self.first_ns, captured_ns), max(self.last_ns, captured_ns)
         self.acting &= event.acting
@@ -64,11 +57,7 @@ class Part:
         return not self.missing or any(view.verdict == "DEFECT" for view in self.views)
 
     def verdict(self, why_missing: str) -> PartVerdict:
-        """Return its verdict.
-
-        Args:
-            why_missing: why pictures did not come, if any did not.
-        """
+        """Return its verdict, with the reason why pictures did not come if any did not."""
         without = [view for view in self.views if view.verdict == "NO_VERDICT"]
         if any(view.verdict == "DEFECT" for view in self.views):
             return PartVerdict("DEFECT")
@@ -84,9 +73,6 @@ class Part:
         return PartVerdict("GOOD")
 
 
-Emit = Callable[[Part, PartVerdict], None]
-
-
 class Parts:
     """The parts of a line. For one thread at a time.
 
@@ -96,7 +82,7 @@ class Parts:
         emit: is given each part that ends, once, with its verdict.
     """
 
-    def __init__(self, views: Sequence[str], within_s: float, emit: Emit) -> None:
+    def __init__(self, views: Sequence[str], within_s: float, emit: Callable[[Part, PartVerdict], None]) -> None:
         self._views, self._within_ns, self._emit = list(views), round(within_s * 1e9), emit
         self._parts: list[Part] = []
         """In the order of their first pictures: open ones, and those that still lack a picture that may come."""
@@ -114,11 +100,7 @@ class Parts:
                 self._end(part, "")
 
     def expire(self, now_ns: int) -> None:
-        """End the parts whose time is over, and forget parts for which nothing can come any more.
-
-        Args:
-            now_ns: monotonic.
-        """
+        """End the parts whose time is over by the monotonic clock, and forget parts for which nothing can come."""
         for part in self._parts:
             if not part.has_ended and now_ns >= part.first_ns + self._within_ns:
                 self._end(part, f"within {self._within_ns / 1e6:g} ms")
@@ -138,7 +120,7 @@ class Parts:
             now_ns, now_utc_ns: monotonic, and since 1970.
             is_all: whether there were none before. If there were, the first ones may belong to parts that have ended.
         """
-        before: dict[FrameKey, Part] = {}
+        before: dict[tuple[str, str, int], Part] = {}  # by boot, camera and number of a frame
         begin_ns: int | None = None
         for event in events:
             if isinstance(event, PartEvent):

@@ -131,10 +131,8 @@ class Pipeline:
             raise self._fault
 
     def stop(self, within_seconds: float, meanwhile: Callable[[], None] = lambda: None) -> bool:
-        """Stop grabbing, then inspect and report the frames that were grabbed. Return whether all ended in time.
-
-        Args:
-            meanwhile: called repeatedly during the wait.
+        """Stop grabbing, then inspect and report the frames that were grabbed, and call `meanwhile` again and again.
+        Return whether all ended in time.
         """
         for camera in self._cameras.values():
             camera.source.interrupt()
@@ -195,7 +193,7 @@ class Pipeline:
         self._started.put(None)
 
     def _take(self, engine: Engine | None) -> tuple[Frame, LineSetup] | None:
-        """Wait for the next frame and return it. Collect the engine's answers meanwhile."""
+        """Wait for the next frame, and collect the engine's answers meanwhile."""
         while engine is not None and not self._ledger.waiting and engine.collect(FRAME_POLL_SECONDS):
             pass
         return self._ledger.take()

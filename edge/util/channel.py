@@ -20,8 +20,6 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 MAX_MESSAGE_BYTES = 1 << 16
-_NO_RESIZING = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-"""If the writer could shrink the memory, SIGBUS would kill its reader."""
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -48,8 +46,6 @@ class ReleaseSlot(Message, frozen=True):
 
 
 class _Ring:
-    """Slots of one memory."""
-
     generation = slot_bytes = 0
     _memory: mmap.mmap
 
@@ -79,7 +75,8 @@ class RingWriter(_Ring):
         fd = os.memfd_create("heatline-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, slots * slot_bytes)
-            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _NO_RESIZING)
+            # If this process could shrink the memory, SIGBUS would kill its reader.
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
             self._memory = mmap.mmap(fd, slots * slot_bytes)
             self.generation, self.slot_bytes = self.generation + 1, slot_bytes
             for slot in range(slots):

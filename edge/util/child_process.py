@@ -22,8 +22,6 @@ WITHHELD_VARIABLES = ("CACHE_DIRECTORY", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCH
 """Variables of systemd that are meant for the line's own process."""
 STARTING_PRIORITY = 5
 """About a quarter of a core that inspection keeps busy. With the lowest, 0.5 s of imports took 38 s there."""
-KILLED_FIRST = "1000"
-_PR_SET_PDEATHSIG = 1
 
 
 class Restarts:
@@ -79,13 +77,13 @@ def describe_end(code: int) -> str:
 def main() -> None:
     """Become a child of the line that dies with it, and run the module."""
     line, module = int(sys.argv[1]), sys.argv[2]
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     if os.getppid() != line:  # the line ended before
         sys.exit(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is meant for the line, which ends this process
     yield_processor(STARTING_PRIORITY)
     with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text(KILLED_FIRST, encoding="ascii")
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")  # is killed first
     sys.argv = sys.argv[2:]
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

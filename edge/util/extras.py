@@ -21,11 +21,7 @@ INCLUDED = {"export": ("train",), "peers": ("train", "export")}
 
 
 def require_extra(extra: str) -> None:
-    """Check that the modules of an extra are installed, without importing them.
-
-    Raises:
-        MissingExtraError: a module is not installed.
-    """
+    """Raise a MissingExtraError if a module of an extra is not installed; import none."""
     needed = [module for each in (*INCLUDED.get(extra, ()), extra) for module in MODULES[each]]
     if any(importlib.util.find_spec(module) is None for module in needed):
         raise missing_extra(extra)

@@ -26,8 +26,6 @@ def replacing(path: Path, *, unique: bool = False) -> Iterator[Path]:
     Args:
         unique: allow several processes, also of other machines, to write at once, each to a path of its own; the last
             one to end wins.
-    Raises:
-        OSError: the file cannot be written.
     """
     if path.exists() and not path.is_file():
         yield path
@@ -46,11 +44,7 @@ def replacing(path: Path, *, unique: bool = False) -> Iterator[Path]:
 
 
 def sync_folder(folder: Path) -> None:
-    """Write a folder's entries to the disk, so that they survive a power cut.
-
-    Raises:
-        OSError: the folder cannot be synced.
-    """
+    """Write a folder's entries to the disk, so that they survive a power cut."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
@@ -62,12 +56,8 @@ def open_locked(path: Path, flags: int, mode: int = 0o640, *, wait: bool = False
     """Open a file or a folder, and lock it against other processes while the descriptor is open. The kernel releases
     the lock when the process ends, however it ends.
 
-    Args:
-        wait: whether to wait until the lock is free.
-
     Raises:
-        BlockingIOError: another process has locked it.
-        OSError: it cannot be opened.
+        BlockingIOError: another process has locked it, and `wait` is not set.
     """
     fd = os.open(path, flags | os.O_CLOEXEC, mode)
     try:
@@ -82,11 +72,7 @@ FOLDER_MODE, FILE_MODE = 0o750, 0o640
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder with its parents, as far as they do not exist, and let the group read what is made.
-
-    Raises:
-        OSError: it cannot be made.
-    """
+    """Make a folder with its parents, as far as they do not exist, and let the group read what is made."""
     there = folder.absolute()
     for missing in reversed([each for each in (there, *there.parents) if not each.exists()]):
         missing.mkdir(exist_ok=True)
@@ -96,13 +82,8 @@ def make_folder(folder: Path) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path, kind: type[HeatlineError] = InputError, *, or_else: str = "") -> Iterator[None]:
-    """Translate an OSError of the context into an error that names the file or folder.
-
-    Args:
-        kind: class of the error to raise.
-        or_else: another remedy for the message, e.g. ", or name another folder".
-    Raises:
-        HeatlineError: the file or folder cannot be written.
+    """Translate an OSError of the context into an error of class `kind` that names the file or folder, and another
+    remedy, e.g. ", or name another folder".
     """
     try:
         yield

@@ -21,7 +21,6 @@ def raise_limits() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
-LOWEST_PRIORITY = 19
 _NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
 
 
@@ -38,8 +37,8 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def yield_processor(priority: int = LOWEST_PRIORITY) -> None:
-    """Give this thread, and those that it will start, a low priority: inspection has the processor first."""
+def yield_processor(priority: int = 19) -> None:
+    """Give this thread, and those that it will start, a low priority, the lowest unless told: inspection comes first."""
     with contextlib.suppress(OSError):  # a sandbox may forbid even to be nice
         os.setpriority(os.PRIO_PROCESS, 0, max(priority, os.getpriority(os.PRIO_PROCESS, 0)))
 

@@ -8,11 +8,7 @@ SECONDS_BETWEEN_LOGGED = 10.0
 
 
 class RateLimitedLog:
-    """Logs a fault at once, and further ones only when the last log line is some seconds old.
-
-    Args:
-        clock: monotonic clock, s.
-    """
+    """Logs a fault at once, and further ones only when the last log line is some seconds old."""
 
     def __init__(self, logger: logging.Logger, clock: Callable[[], float] = time.monotonic) -> None:
         self._logger, self._clock = logger, clock
@@ -33,11 +29,8 @@ class RateLimitedLog:
 
 
 class FaultLog(RateLimitedLog):
-    """Logs that a fault began, and that it is over, at a limited rate even if it comes and goes.
-
-    Args:
-        is_faulty: whether the end of a fault is logged before any began.
-        clock: monotonic clock, s.
+    """Logs that a fault began, and that it is over, at a limited rate even if it comes and goes; with `is_faulty`, also
+    the end of a fault that began before.
     """
 
     def __init__(

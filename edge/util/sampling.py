@@ -29,14 +29,13 @@ def evenly(count: int, most: int) -> list[int]:
     return np.linspace(0, count - 1, min(count, most)).astype(int).tolist()  # type: ignore[no-any-return]
 
 
-ITERATIONS = 15
 Floats = NDArray[np.float32]
 
 
 def k_means(points: Floats, count: int, seed: int) -> Floats:
     """Return k-means centres [count, c] of points [n, c], by Lloyd's algorithm; at most n centres."""
     centres = points[np.random.default_rng(seed).permutation(len(points))[:count]]
-    for _ in range(ITERATIONS):
+    for _ in range(15):
         nearest = squared_distances(points, centres).argmin(axis=1)
         is_of = (nearest == np.arange(len(centres))[:, None]).astype(np.float32)
         size = is_of.sum(axis=1, keepdims=True)

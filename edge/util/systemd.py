@@ -49,20 +49,12 @@ def notify_reloading() -> None:
 
 
 def state_folder(otherwise: Path | None = None) -> Path | None:
-    """Return the service's state folder (StateDirectory=); None if there is none.
-
-    Args:
-        otherwise: the folder if systemd names none.
-    """
+    """Return the service's state folder (StateDirectory=), or `otherwise` if systemd names none."""
     return _first_folder("STATE_DIRECTORY") or otherwise
 
 
 def state_folder_of(line: Path) -> Path | None:
-    """Return the state folder of a line that a service runs, for its own process and for others; None: none does.
-
-    Args:
-        line: the line's file.
-    """
+    """Return the state folder of the line of a file, for its service and for others; None: no service runs it."""
     return state_folder(otherwise=STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None)
 
 

@@ -46,9 +46,6 @@ def spreadsheet_cell(cell: str | float | None) -> str | float | None:
 def format_count(count: int, noun: str, grouping: str = "") -> str:
     """Return a count and its noun, which ends in `s` unless the count is 1.
 
-    Args:
-        grouping: separator of thousands; "," or nothing.
-
     >>> format_count(1, "good frame"), format_count(0, "tile"), format_count(1200, "tile", ",")
     ('1 good frame', '0 tiles', '1,200 tiles')
     """

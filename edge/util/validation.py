@@ -18,9 +18,6 @@ def describe_misfit(error: msgspec.ValidationError, values: Any, kind: Any) -> s
     """Say in msgspec's words what it found wrong in values that were to be converted to a type, and add what it does
     not tell: the wrong value, the names of tables, and the choices.
 
-    Args:
-        error: as `msgspec.convert(values, kind)` raised it.
-
     >>> from typing import Annotated
     >>> class Camera(msgspec.Struct):
     ...     rate_fps: Annotated[float, msgspec.Meta(gt=0)]
