@@ -42,12 +42,8 @@ Wanted = Mapping[str, Path | None]
 
 def activate(line: str, by: str, *, back: bool = False, timeout_s: float = WITHIN_SECONDS) -> ChangeEvent:
     """Make the shadow the line's bundle, or return to the former bundle. The one that was replaced is the shadow then,
-    so that the two are compared as before.
-
-    Args:
-        by: who asks for it.
-    Raises:
-        HeatlineError: there is no such bundle, the line refuses it, or its file cannot be written.
+    so that the two are compared as before. A HeatlineError: there is no such bundle, the line refuses it, or its file
+    cannot be written.
     """
     file = file_of(line)
     config = load_config(file)
@@ -76,12 +72,8 @@ def rewrite(
     timeout_s: float = WITHIN_SECONDS,
     key_files: KeyFiles = LINES_OWN,
 ) -> ChangeEvent:
-    """Change keys of a line's file, and have the line read it.
-
-    Args:
-        product: the one whose keys are changed; None: the line's own.
-    Raises:
-        CommandRefusedError: the line refuses the file, which is as before.
+    """Change keys of a line's file, or of one of its products, and have the line read it. A CommandRefusedError: the
+    line refuses the file, which is as before.
     """
     file = file_of(line)
     for path in {changes.get(BUNDLE), changes.get(SHADOW)} - {None}:
@@ -110,7 +102,6 @@ def with_key(text: str, key: str, value: Path | None, product: str | None, file:
     Args:
         value: None takes the key out.
         product: one that the file has, whose key is changed; None: the line's own.
-        file: for messages.
     """
     wanted = tomllib.loads(text)
     owner = wanted if product is None else next(each for each in wanted["products"] if each["name"] == product)
@@ -154,12 +145,8 @@ def _replace(file: Path, data: bytes) -> None:
 def reload_line(
     line: str, by: str, timeout_s: float, key_files: KeyFiles, before_request: Callable[[], None] = lambda: None
 ) -> ChangeEvent:
-    """Reload a line's file.
-
-    Args:
-        before_request: called just before the line is asked; it runs, and can be asked.
-    Raises:
-        CommandRefusedError: the line refuses the file. After other errors, it is not known whether it took it.
+    """Reload a line's file; `before_request` is called once the line runs and can be asked. A CommandRefusedError: the
+    line refuses the file. After other errors, it is not known whether it took it.
     """
     address, keys = endpoint_of(line, "events", key_files)
     with Subscriber(address, topics=["change", "status"], timeout_s=min(timeout_s, POLL_SECONDS), keys=keys) as events:

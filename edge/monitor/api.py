@@ -64,26 +64,29 @@ class MarkRequest(Areas, frozen=True, kw_only=True, forbid_unknown_fields=True):
     at_xy: list[tuple[int, int]] = msgspec.field(default_factory=list)
 
 
-class ExchangeRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a person wants to be the line's bundle. The page shows which one that would be."""
+class PersonRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who wants something."""
 
-    bundle: Digest
     by: ShortText
 
     def __post_init__(self) -> None:
         require_printable(by=self.by)
 
 
+class ExchangeRequest(PersonRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What a person wants to be the line's bundle. The page shows which one that would be."""
+
+    bundle: Digest
+
+
 class Api:
     """The API of one line.
 
     Args:
-        line: its name.
         pictures: those in memory and in `store`.
         store: None: the line stores no evidence.
         file: the line's file, which names its bundle.
         socket: the line's socket for pictures, which also takes marks.
-        journal: file of the line's journal.
         choose: has a picture stored that the line did not choose; returns why it is not, as a sentence, or None.
     """
 

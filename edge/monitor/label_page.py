@@ -25,7 +25,7 @@ from heatline.edge.heatmap_picture import png
 from heatline.edge.images import read_rgb
 from heatline.edge.labels.folder import ChangedMeanwhileError, Label, LabelFolder, Labelled
 from heatline.edge.labels.training import RUNS, Note, Training, newest_run, read_scores
-from heatline.edge.monitor.api import HANDLERS, Handler, json, writes
+from heatline.edge.monitor.api import HANDLERS, Handler, PersonRequest, json, writes
 from heatline.edge.monitor.held_picture import jpeg_of
 from heatline.edge.monitor.server import CONTENT_SECURITY_POLICY, STATIC, run_server
 from heatline.edge.near_duplicates import near_duplicate_chains, thumbnail
@@ -64,16 +64,7 @@ class LabelRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"Expected areas of a defective picture, got {self.label} - at `$.areas`")
 
 
-class UseRequest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Who stops a training, or has the line use the new bundle."""
-
-    by: ShortText
-
-    def __post_init__(self) -> None:
-        require_printable(by=self.by)
-
-
-class TrainRequest(UseRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class TrainRequest(PersonRequest, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """How long a training may take, and who starts it."""
 
     minutes: Annotated[int, Meta(ge=1, le=1440)]
@@ -89,7 +80,6 @@ class Labelling:
     Args:
         run: folder of the training whose scores are shown; None: the newest of the folder.
         use: None: the page is of no line.
-        note: is told what a person did.
     """
 
     def __init__(
@@ -129,8 +119,8 @@ class Labelling:
             *(Route(f"{api}{path}", handler) for path, handler in handlers.items()),
             writes(f"{api}label", LabelRequest, self._label),
             writes(f"{api}train", TrainRequest, lambda wanted: self._training.start(wanted.minutes, wanted.by)),
-            writes(f"{api}stop", UseRequest, lambda wanted: self._training.stop(wanted.by)),
-            writes(f"{api}use", UseRequest, self._use_bundle),
+            writes(f"{api}stop", PersonRequest, lambda wanted: self._training.stop(wanted.by)),
+            writes(f"{api}use", PersonRequest, self._use_bundle),
         ]
 
     def pictures(self, request: Request) -> Response:
@@ -193,7 +183,7 @@ class Labelling:
             raise HTTPException(404, "the last training of this page has no such report")
         return FileResponse(file, headers={CONTENT_SECURITY_POLICY: REPORT_MAY, "cache-control": "no-cache"})
 
-    def _use_bundle(self, wanted: UseRequest) -> None:
+    def _use_bundle(self, wanted: PersonRequest) -> None:
         bundle = self._training.state().bundle
         if self._use is None or bundle is None:
             raise HTTPException(409, "there is no new bundle, or this page is not the page of a line")

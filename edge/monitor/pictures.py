@@ -284,11 +284,7 @@ def picture_socket(line: Path) -> Path:
     if service is not None:
         return service / SOCKET_NAME
     digest = hashlib.sha256(os.fsencode(line.resolve())).hexdigest()[:12]
-    return _folder_of_user() / f"{line.stem[:LONGEST_STEM]}-{digest}"
-
-
-def _folder_of_user() -> Path:
-    runtime = os.environ.get("XDG_RUNTIME_DIR", "")
+    runtime, folder = os.environ.get("XDG_RUNTIME_DIR", ""), Path(tempfile.gettempdir()) / f"heatline-{os.geteuid()}"
     if runtime and Path(runtime).is_dir():
-        return Path(runtime) / "heatline"
-    return Path(tempfile.gettempdir()) / f"heatline-{os.geteuid()}"
+        folder = Path(runtime) / "heatline"
+    return folder / f"{line.stem[:LONGEST_STEM]}-{digest}"

@@ -94,7 +94,6 @@ class EvidenceWriter:
 
     Args:
         folder: is made if it does not exist.
-        line: the line's name.
         wall_ns: UTC, ns since 1970.
     Raises:
         DeliveryError: another line writes into the folder.
@@ -126,11 +125,8 @@ class EvidenceWriter:
         self._at_end.close()
 
     def write(self, picture: Picture, *, is_chosen: bool = False) -> bool:
-        """Store a picture, and return whether it is a new one. When this returns, it is on the disk; if this raises,
-        nothing of it is left.
-
-        Args:
-            is_chosen: a person chose it, not the line.
+        """Store a picture, which a person chose or the line, and return whether it is a new one. When this returns, it
+        is on the disk; if this raises, nothing of it is left.
         """
         entry = _entry_of(picture, self._line, self._wall_ns(), is_chosen=is_chosen)
         key, folder = (entry.picture, entry.day), self.folder / entry.day
@@ -180,10 +176,8 @@ class EvidenceWriter:
             self.add_marks(events, journal.journal_id, last)
 
     def add_marks(self, events: Iterable[ReviewEvent], journal_id: str, read_through: int) -> None:
-        """Copy marks, in the order of their journal. A mark waits here until its picture is stored.
-
-        Args:
-            read_through: the journal has no other marks up to this event.
+        """Copy marks, in the order of their journal, which has no others up to an event. A mark waits here until its
+        picture is stored.
         """
         with self._writing(), self._index as index:
             for event in events:
@@ -285,11 +279,8 @@ class EvidenceWriter:
 
 
 class Recorder:
-    """Stores pictures and marks until the line ends or `stop` is called.
-
-    Args:
-        open_writer: opens the store; it is called again later if it fails.
-        journal: folder of the line's journal, if it has one.
+    """Stores pictures and marks, of the journal in a folder, until the line ends or `stop` is called. A store that
+    cannot be opened is opened later.
     """
 
     def __init__(

@@ -166,7 +166,6 @@ class EventEmitter:
         offer: called with each verdict event and its outcome after the event was passed on, on the thread that reports.
         heartbeat: beats when a verdict or a probe has left the publisher.
         in_flight: records the frames whose events are sent.
-        setup: the active setup at first.
     """
 
     def __init__(

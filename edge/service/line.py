@@ -118,11 +118,8 @@ def open_cameras(
 
 @contextlib.contextmanager
 def lock_folder(folder: Path | None) -> Iterator[None]:
-    """Lock a state folder until the block ends. Two lines in one folder would mistake each other's frames in flight for
-    their own.
-
-    Raises:
-        DeliveryError: another line has locked it.
+    """Lock a state folder until the block ends; a DeliveryError if another line has. Two lines in one folder would
+    mistake each other's frames in flight for their own.
     """
     with contextlib.ExitStack() as at_end:
         if folder is not None:
@@ -165,9 +162,7 @@ def open_journal(
     with contextlib.ExitStack() as at_end:
         consumers = Consumers(folder)
         at_end.callback(consumers.write)
-        server = None
-        if config.bind is not None:
-            server = FollowServer(config.bind, folder, consumers, access=access)
+        server = None if config.bind is None else FollowServer(config.bind, folder, consumers, access=access)
         writer = JournalWriter(
             line,
             boot_id,
@@ -246,10 +241,8 @@ def _to_reply(request: commands.TriggerRequest, result: TriggerAnswer) -> comman
 @contextlib.contextmanager
 def bound_addresses(addresses: Mapping[str, str], faults: Faults) -> Iterator[None]:
     """Bind all addresses until the context ends, so that two of one place are found whatever their names; collect what
-    cannot be bound. Nothing stays of it. Accept one in the service's runtime folder if systemd has not created it yet.
-
-    Args:
-        addresses: by the keys that name them.
+    cannot be bound, by the keys that name them. Nothing stays of it. Accept one in the service's runtime folder if
+    systemd has not created it yet.
     """
     with zmq.Context() as context, contextlib.ExitStack() as until_end:
         for key, address in addresses.items():

@@ -41,8 +41,8 @@ class Sidecar:
 
     Args:
         line: the line's file.
-        feed: the line's pictures; None: there are none, as their socket cannot be bound.
-        clock: monotonic, in seconds.
+        feed: the line's pictures; None: their socket cannot be bound.
+        clock: monotonic, s.
     """
 
     what = "the monitor"

@@ -69,10 +69,9 @@ def find_reasons(
     """Return all reasons why a line is not READY, the most severe first.
 
     Args:
-        quiet_for_s: seconds since the last output of the last stage.
+        quiet_for_s: since the last output of the last stage.
         has_output: whether anything has passed all stages yet.
         waits_for_s: how long the line waits for a first subscriber; None: it does not wait.
-        stopping: whether the line takes no more new frames.
         changing: a description of what is being prepared.
         losses: one sentence per camera whose frames are not inspected.
         faults: by further reasons, what is wrong; None: nothing.

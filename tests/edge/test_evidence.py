@@ -69,8 +69,7 @@ def stored(folder: Path) -> list[str]:
 
 
 def pixels_of(found: EvidenceStore, name: str, day: str = "2026-11-28") -> Any:
-    path = found.frame_path(name, day)
-    return read_rgb(path)
+    return read_rgb(found.frame_path(name, day))
 
 
 def test_what_was_written_is_read_back(tmp_path: Path) -> None:

@@ -2,13 +2,11 @@
 
 import contextlib
 import json
-import re
 import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import cv2
 import msgspec
@@ -25,10 +23,9 @@ from heatline.edge.wire.events import Areas, Stroke
 from heatline.train.readers import read_folder
 from heatline.train.readers.annotation import Polygon
 from heatline.train.readers.folder import list_folder
-from tests.command import HEATLINE, complaint, heatline
+from tests.command import complaint, heatline
 from tests.edge.fault_disks import fill, small_disk
-from tests.edge.lines import started
-from tests.edge.view_pages import Answer, page_at
+from tests.edge.view_pages import Answer, page_at, serving
 from tests.train.blobs import draw_blobs
 
 HW = 40, 60
@@ -183,42 +180,31 @@ def post(port: int, picture: str, label: str, seen: object, **areas: object) -> 
     return page_at(port).request("POST", "/label/api/label", body, {})
 
 
-def served(folder: Path) -> Any:
-    return started(HEATLINE, "label", folder, "--listen", "127.0.0.1:0")
-
-
-def port_of(process: subprocess.Popen[str]) -> int:
-    assert process.stdout is not None
-    return int(re.findall(r":(\d+)/", process.stdout.readline())[0])
-
-
 def test_a_server_that_is_killed_keeps_what_it_confirmed_and_a_full_disk_is_one_sentence(tmp_path: Path) -> None:
     names = [f"day1/{number}.png" for number in range(12)]
     with small_disk(tmp_path / "pictures") as disk:
         fill_with_pictures(disk, *names)
         confirmed: dict[str, tuple[str, bool]] = {}
         for life in range(3):
-            with served(disk) as process:
-                port = port_of(process)
+            with serving("label", disk) as (process, page):
                 for number, name in enumerate(names[4 * life : 4 * life + 4]):
                     areas = {"areas": {"boxes_xywh": [[1, 1, 5, 5]]}} if number == 1 else {}
-                    assert post(port, name, LABELS[number % 3], ["unlabelled", 0], **areas).status == 200
+                    assert post(page.port, name, LABELS[number % 3], ["unlabelled", 0], **areas).status == 200
                     confirmed[name] = LABELS[number % 3], bool(areas)
                 process.kill()
             assert confirmed.items() <= state(disk).items()
-        with served(disk) as process:
-            port = port_of(process)
-            later = post(port, names[0], "defective", ["unlabelled", 0])
+        with serving("label", disk) as (_, page):
+            later = post(page.port, names[0], "defective", ["unlabelled", 0])
             assert (later.status, f"changed {names[0]}: it is good now" in later.json["error"]) == (409, True)
-            assert "it is gone now" in post(port, "none.png", "good", ["unlabelled", 0]).json["error"]
+            assert "it is gone now" in post(page.port, "none.png", "good", ["unlabelled", 0]).json["error"]
             for wrong in ("bad", "good"):
-                assert post(port, names[0], wrong, ["good", 0], areas={"boxes_xywh": [[1, 1, 5, 5]]}).status in (
+                assert post(page.port, names[0], wrong, ["good", 0], areas={"boxes_xywh": [[1, 1, 5, 5]]}).status in (
                     400,
                     500,
                 )
-            assert page_at(port).get("/label/api/frame.jpg?picture=..%2F..%2Fetc").status == 404
+            assert page.get("/label/api/frame.jpg?picture=..%2F..%2Fetc").status == 404
             fill(disk)
-            full = post(port, names[0], "defective", ["good", 0], areas={"boxes_xywh": [[1, 1, 5, 5]]})
+            full = post(page.port, names[0], "defective", ["good", 0], areas={"boxes_xywh": [[1, 1, 5, 5]]})
             assert full.status == 500
             assert "cannot be written (No space left on device)" in full.json["error"]
             assert state(disk) == {name: confirmed[name] for name in state(disk)}

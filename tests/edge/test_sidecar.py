@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
@@ -23,12 +22,12 @@ from heatline.edge.monitor.pictures import picture_socket
 from heatline.edge.service import sidecar as sidecar_module
 from heatline.edge.service.sidecar import STABLE_AFTER_SECONDS, Sidecar
 from heatline.edge.wire.events import WebState
-from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env
+from tests.command import WITHIN_SECONDS, complaint, heatline, process_env
 from tests.edge.journals import Clocks, good, make_writer
-from tests.edge.lines import small_frames, started, write_line, write_pictures
+from tests.edge.lines import small_frames, write_line, write_pictures
 from tests.edge.secured import free_port, until
 from tests.edge.status_only_line import StatusOnlyLine, a_status
-from tests.edge.view_pages import Page, next_message, page_at
+from tests.edge.view_pages import Page, next_message, serving
 
 
 @pytest.fixture
@@ -130,18 +129,14 @@ def test_a_child_yields_to_the_line_has_nothing_of_systemd_and_is_killed_if_it_d
 
 
 def test_a_page_or_a_store_that_does_not_work_is_told_and_nothing_else_suffers(file: Path) -> None:
-    def fault_of(child: Sidecar) -> str | None:
-        state = child.evidence()
-        return state.fault
-
     file.write_text("record without page")
     with beside(file, config(web=True), PictureFeed(picture_socket(file))) as child:
         until(lambda: child.web() == WebState(fault="the address is in use"))
-        assert fault_of(child) is None
+        assert child.evidence().fault is None
     file.write_text("3")
     with beside(file, config(web=True)) as child:  # without a socket for pictures
         assert not child.recorder_is_starting
-        until(lambda: "ended with exit code" in str(fault_of(child)))
+        until(lambda: "ended with exit code" in str(child.evidence()))
         assert child.web() == WebState(fault="the monitor ended with exit code 3")
 
 
@@ -166,16 +161,6 @@ def test_it_ends_if_its_line_is_killed(file: Path) -> None:
         until(lambda: all(map(is_gone, stand_ins(file))))
 
 
-@contextlib.contextmanager
-def viewing(line: Path) -> Iterator[tuple[subprocess.Popen[str], Page]]:
-    """The real command, and its page."""
-    with started(HEATLINE, "view", line, "--listen", "127.0.0.1:0") as process:
-        announced = process.stdout.readline()
-        found = re.search(r"http://127\.0\.0\.1:(\d+)/", announced)
-        assert found, announced
-        yield process, page_at(int(found[1]))
-
-
 def until_state(page: Page, wanted: Callable[[dict[str, Any]], object]) -> None:
     until(lambda: wanted(page.get("/api/state").json))
 
@@ -191,7 +176,7 @@ def test_it_shows_the_journal_of_a_stopped_line_follows_its_starts_and_ends_at_s
     with contextlib.closing(make_writer(tmp_path)) as journal:
         journal.commit([good(number=number) for number in range(1, 13)])
     line = stopped_line(tmp_path, address, f'[journal]\nfolder = "{tmp_path}"')
-    with viewing(line) as (process, page):
+    with serving("view", line) as (process, page):
         until(lambda: [row["frame_number"] for row in page.get("/api/verdicts").json["rows"]] == list(range(1, 13)))
         never = page.get("/api/state").json
         assert (never["running"], never["words"][0].partition(",")[0]) == (False, "The line does not run")

@@ -547,27 +547,23 @@ def running(clock: Clock, period_s: float = 0.1) -> Memory:
     return memory
 
 
-def state_of(memory: Memory) -> dict[str, Any]:
-    return describe(memory, "line1")
-
-
 def test_a_line_that_works_needs_no_words_and_a_late_frame_makes_its_picture_stale() -> None:
     clock = Clock()
     memory = running(clock)
-    state = state_of(memory)
+    state = describe(memory, "line1")
     assert (state["running"], state["handshake"].state, state["words"]) == (True, "READY", [])
     top = state["cameras"]["top"]
     assert (top["state"], top["stale"], top["newest_age_ms"]) == ("LIVE", False, 0)
     assert (top["frame_period_ms"], top["rate_fps"]) == (pytest.approx(100), pytest.approx(10.0, abs=1.0))
     clock.now_s += 1.9
     memory.add_verdict(verdict(31, clock, "NO_VERDICT", reason="dropped.overload"), live=True)  # no new picture
-    assert not state_of(memory)["cameras"]["top"]["stale"]
+    assert not describe(memory, "line1")["cameras"]["top"]["stale"]
     clock.now_s += 0.2
     memory.add_status(ready())
-    state = state_of(memory)
+    state = describe(memory, "line1")
     assert (state["cameras"]["top"]["stale"], state["words"]) == (True, ["Camera top (LIVE): no frame for 2 s."])
     clock.now_s += 4
-    state = state_of(memory)
+    state = describe(memory, "line1")
     top = state["cameras"]["top"]
     assert (state["running"], state["handshake"].state) == (False, "NOT_READY"), "one that falls silent"
     assert (top["state"], top["rate_fps"], top["stale"]) == ("UNKNOWN", 0, True)
@@ -575,7 +571,7 @@ def test_a_line_that_works_needs_no_words_and_a_late_frame_makes_its_picture_sta
     slow = running(clock, period_s=10)
     for seconds, is_stale in ((29, False), (2, True)):
         clock.now_s += seconds
-        assert state_of(slow)["cameras"]["top"]["stale"] == is_stale, "after three of its periods"
+        assert describe(slow, "line1")["cameras"]["top"]["stale"] == is_stale, "after three of its periods"
 
 
 def test_reasons_faults_and_drift_are_plain_words_and_what_matters_most_comes_first() -> None:
@@ -586,13 +582,13 @@ def test_reasons_faults_and_drift_are_plain_words_and_what_matters_most_comes_fi
     dead = CameraState(state="DEAD", reason="silent", since_at_ns=1)
     shift = DriftReading(value=36.0, calibrated=0.0, low=-3.0, high=3.0, frames=30, drifted=True)
     memory.add_status(ready(cameras={"top": dead}, drift={"top": {"shift_x": shift}}))
-    state = state_of(memory)
+    state = describe(memory, "line1")
     assert state["cameras"]["top"]["detail"] == "no frames come"
     drifted = "Camera top, compared with the calibration: the part lies further right (36, -3 to 3 expected)."
     assert drifted in state["words"]
     memory.pictures_fault = "the line refuses"
     memory.add_status(msgspec.structs.replace(JOURNAL_STATUS.event, acting=False))  # type: ignore[arg-type]
-    words = state_of(memory)["words"]
+    words = describe(memory, "line1")["words"]
     begins = (
         "DEGRADED: camera side is dead",
         "Consumer mes1 is away, and 3 events are stored for it.",

@@ -3,7 +3,9 @@
 import contextlib
 import http.client
 import json
+import re
 import ssl
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -29,10 +31,11 @@ from heatline.edge.monitor.pictures import AddMark, AddStep, Evidence, Picture
 from heatline.edge.monitor.server import listening_socket, server_of
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import Mark, Message, ReviewEvent, Verdict, VerdictEvent
-from tests.command import WITHIN_SECONDS
+from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.brokers import Authority
 from tests.edge.evidences import ALL, EXAMPLES, writer
 from tests.edge.journals import make_writer
+from tests.edge.lines import started
 
 LINE = "line1"
 NS = 1_000_000_000
@@ -192,6 +195,16 @@ def page_at(port: int) -> Page:
     """The page of a program that serves one."""
     memory = Memory()
     return Page(port, memory, Metrics(memory))
+
+
+@contextlib.contextmanager
+def serving(command: str, what: Path) -> Iterator[tuple[subprocess.Popen[str], Page]]:
+    """A command that serves a page, and that page."""
+    with started(HEATLINE, command, what, "--listen", "127.0.0.1:0") as process:
+        announced = process.stdout.readline()
+        found = re.search(r"http://127\.0\.0\.1:(\d+)/", announced)
+        assert found, announced
+        yield process, page_at(int(found[1]))
 
 
 @contextlib.contextmanager
