@@ -42,12 +42,7 @@ class FrameSource(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def open(self) -> Opened:
-        """Prepare to grab.
-
-        Raises:
-            CameraError: the camera is missing or cannot be used.
-            MissingExtraError: a library is not installed.
-        """
+        """Prepare to grab. CameraError, MissingExtraError: the camera, or a library, is missing or cannot be used."""
 
     @abstractmethod
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
@@ -68,11 +63,7 @@ class FrameSource(ABC, Generic[SettingsT]):
         """Release the camera."""
 
     def trigger(self) -> None:
-        """Make the camera take one frame now.
-
-        Raises:
-            CameraError: it cannot be triggered, or did not take the trigger.
-        """
+        """Make the camera take one frame now. CameraError: it did not take the trigger."""
         raise CameraError(f"camera {self.name} cannot be triggered; set its trigger to software")
 
     def counters(self) -> Mapping[str, int]:
