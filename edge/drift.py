@@ -222,12 +222,8 @@ class DriftSetup:
 def references_of(
     bundle: Bundle, areas: Mapping[str, RegionOfInterest], products: Mapping[str, ProductReference] = {}
 ) -> dict[str, CameraReference]:
-    """Return the references of cameras.
-
-    Args:
-        areas: the present region of interest of each camera. A camera that was calibrated separately, with the same
-            region, has its own reference.
-        products: what frames are aligned with, by camera, "" for all others.
+    """Return the references of cameras, by their present regions of interest and what their frames are aligned with, ""
+    for all others. A camera that was calibrated separately, with the same region, has its own reference.
     """
     calibration = bundle.manifest.calibration
     found = {}

@@ -49,10 +49,7 @@ class FrameSource(ABC, Generic[SettingsT]):
         """Return the next frame; None if none came within the timeout or the wait was interrupted.
 
         The image may lie in the camera's own memory: it is valid until the next `grab` or `close`.
-
-        Raises:
-            EndOfFrames: there are no more frames.
-            CameraError: the camera cannot be used any more.
+        EndOfFrames, CameraError: there are no more frames, or the camera cannot be used any more.
         """
 
     def interrupt(self) -> None:

@@ -261,11 +261,7 @@ def _with_product(config: LineConfig, product: ProductConfig) -> LineConfig:
 
 
 def load_config(path: Path) -> LineConfig:
-    """Read a line's TOML file. Relative paths in the file start at its folder.
-
-    Raises:
-        ConfigError: a file cannot be read, is not TOML, or has a key or value that is not valid.
-    """
+    """Read a line's TOML file, in which relative paths start at its folder; raise a ConfigError if it is not valid."""
     here = path.absolute().parent
     try:
         tables = read_toml(path)
