@@ -48,7 +48,6 @@ def open_cluster(
 
     Args:
         address: `HOST:PORT` of a cluster's head, on one of its nodes, or `ray://HOST:PORT` from anywhere.
-        processors: of this machine that Ray may use; default: those that this process may use.
     """
     os.environ.update(SETTINGS)  # Ray's processes inherit them
     if address is None:

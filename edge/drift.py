@@ -122,13 +122,11 @@ class ExpectedRange(NamedTuple):
 def fit_reference(
     samples: Sequence[PictureSample], scores: Sequence[float], evidence: Sequence[float], why_unscored: str = ""
 ) -> Reference | None:
-    """Derive the reference from frames; None: there are fewer than 10.
+    """Derive the reference from frames that show the product; None: there are fewer than 10.
 
     Args:
-        samples: of frames that show the product.
-        scores: of good frames that did not train the model, logits.
+        scores: of good frames that did not train the model, logits; `why_unscored`: why there are none.
         evidence: the median of each such frame's heatmap, logits.
-        why_unscored: why there are no scores, if there are none.
     """
     if len(samples) < FEWEST_FRAMES:
         return None
@@ -224,12 +222,8 @@ class DriftSetup:
 def references_of(
     bundle: Bundle, areas: Mapping[str, RegionOfInterest], products: Mapping[str, ProductReference] = {}
 ) -> dict[str, CameraReference]:
-    """Return the references of cameras.
-
-    Args:
-        areas: the present region of interest of each camera. A camera that was calibrated separately, with the same
-            region, has its own reference.
-        products: what frames are aligned with, by camera, "" for all others.
+    """Return the references of cameras, by their present regions of interest and what their frames are aligned with, ""
+    for all others. A camera that was calibrated separately, with the same region, has its own reference.
     """
     calibration = bundle.manifest.calibration
     found = {}

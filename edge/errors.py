@@ -148,12 +148,8 @@ class JournalError(HeatlineError):
 
 
 class EventsLostError(HeatlineError):
-    """Events that a durable consumer did not get and never will. The consumer may continue afterwards.
-
-    Args:
-        after_seq: the last event before the lost ones.
-        through_seq: the last event that may be lost.
-        journal_id: the journal that counts them.
+    """Events that a durable consumer did not get and never will: those of a journal after `after_seq`, at most through
+    `through_seq`. The consumer may continue afterwards.
     """
 
     exit_code = 20
@@ -188,11 +184,7 @@ class Faults:
             self.found += [error, *error.further]
 
     def raise_found(self) -> None:
-        """Raise the first of the errors, with the others.
-
-        Raises:
-            HeatlineError: an error was found.
-        """
+        """Raise the first of the errors, if any was found, with the others."""
         if self.found:
             first, *first.further = self.found
             raise first

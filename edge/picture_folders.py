@@ -119,16 +119,13 @@ class Layout:
 
     def describe_labels(self) -> str:
         """Name the folders that are the labels, as "the folders good/ and defective/", and those that are not read."""
-        unread = self.describe_unread()
         names = list_some([self._name(root.folder) for root in self.roots], 8)
-        return f"the folders {names}" + (f" (not read: {unread})" if unread else "")
+        return f"the folders {names}" + (f" (not read: {self.describe_unread()})" if self.unread else "")
 
     def describe_unread(self) -> str:
-        """Name the folders that are not read, each with its number of pictures; empty if there are none."""
-        counts = [
-            f"{self._name(root.folder)} with {format_count(len(root.pictures()), 'picture')}" for root in self.unread
-        ]
-        return list_some(counts, 8)
+        """Name the folders that are not read, each with its number of pictures."""
+        counts = [(self._name(root.folder), format_count(len(root.pictures()), "picture")) for root in self.unread]
+        return list_some([f"{name} with {count}" for name, count in counts], 8)
 
     def _name(self, path: Path) -> str:
         return f"{path.relative_to(self.folder).as_posix()}/"
@@ -155,9 +152,7 @@ def find_layout(folder: Path) -> Layout:
 
 def good_pictures(folder: Path) -> list[Path]:
     """Return the good pictures of a sorted folder; of one without labels, all its pictures, also in subfolders.
-
-    Raises:
-        InputError: it cannot be read, has no good picture, or only annotations say which pictures are good.
+    InputError: it has none, or only annotations say which pictures are good.
     """
     layout = layout_of(folder)
     if layout is None:

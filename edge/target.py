@@ -16,7 +16,7 @@ from heatline.edge.util.systemd import LINES, STATE_FOLDERS, published_address
 
 
 class KeyFiles(NamedTuple):
-    """The key files that the command line names; None: it names none."""
+    """The key files that the command line names."""
 
     own: Path | None = None
     line: Path | None = None

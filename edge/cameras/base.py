@@ -42,22 +42,14 @@ class FrameSource(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def open(self) -> Opened:
-        """Prepare to grab.
-
-        Raises:
-            CameraError: the camera is missing or cannot be used.
-            MissingExtraError: a library is not installed.
-        """
+        """Prepare to grab. CameraError, MissingExtraError: the camera, or a library, is missing or cannot be used."""
 
     @abstractmethod
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
         """Return the next frame; None if none came within the timeout or the wait was interrupted.
 
         The image may lie in the camera's own memory: it is valid until the next `grab` or `close`.
-
-        Raises:
-            EndOfFrames: there are no more frames.
-            CameraError: the camera cannot be used any more.
+        EndOfFrames, CameraError: there are no more frames, or the camera cannot be used any more.
         """
 
     def interrupt(self) -> None:
@@ -68,11 +60,7 @@ class FrameSource(ABC, Generic[SettingsT]):
         """Release the camera."""
 
     def trigger(self) -> None:
-        """Make the camera take one frame now.
-
-        Raises:
-            CameraError: it cannot be triggered, or did not take the trigger.
-        """
+        """Make the camera take one frame now. CameraError: it did not take the trigger."""
         raise CameraError(f"camera {self.name} cannot be triggered; set its trigger to software")
 
     def counters(self) -> Mapping[str, int]:

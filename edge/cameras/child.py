@@ -83,9 +83,9 @@ class CameraServer:
             while not self._stopping.is_set():
                 item = self._source.grab(GRAB_TIMEOUT_SECONDS)
                 if isinstance(item, Frame):
-                    self._send_frame(item)
-                elif item is not None:
-                    self._send_bad_frame(item)
+                    item = self._send_frame(item)
+                if item is not None:
+                    self._line.send(replace(item, detail=utf8_safe(item.detail)))
         except EndOfFrames:
             self._line.send(Ended())
         except HeatlineError as error:
@@ -94,27 +94,22 @@ class CameraServer:
         finally:
             self._source.close()
 
-    def _send_frame(self, frame: Frame) -> None:
+    def _send_frame(self, frame: Frame) -> BadFrame | None:
+        """Send a frame, or return why that is not possible."""
         height, width = frame.image.shape[:2]
         slot = self._take_slot(height * width * 3)
         if slot is None:
             if self._stopping.is_set():
-                reason, detail = "stopped", "its camera was closed before there was room for it"
-            else:
-                reason, detail = "overload", "there was no memory free to hold it"
-            self._send_bad_frame(BadFrame(frame.stamp, reason, detail, "dropped"))
-            return
+                return BadFrame(frame.stamp, "stopped", "its camera was closed before there was room for it", "dropped")
+            return BadFrame(frame.stamp, "overload", "there was no memory free to hold it", "dropped")
         try:
             to_rgb(frame.image, frame.pixel_format, self._ring.view(slot, (height, width, 3)))
         except InputError as error:
             self._ring.release(self._ring.generation, slot)
-            self._send_bad_frame(BadFrame(frame.stamp, "wrong_colour", str(error)))
-            return
+            return BadFrame(frame.stamp, "wrong_colour", str(error))
         checksum = digest(frame.image) if self._settings.frozen_after_frames else None
         self._line.send(FrameReady(frame.stamp, slot, (height, width), frame.pixel_format, checksum))
-
-    def _send_bad_frame(self, bad: BadFrame) -> None:
-        self._line.send(replace(bad, detail=utf8_safe(bad.detail)))
+        return None
 
     def _take_slot(self, frame_bytes: int) -> int | None:
         """Return a free slot, of a new ring if the frame is larger than those before; None: no slot is free."""

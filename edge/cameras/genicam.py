@@ -246,12 +246,8 @@ class GenicamCamera(FrameSource[GenicamSettings]):
         if status == "size-mismatch":
             self._failure = self._error("its size changed in mid-run")
         if status != "success":
-            return BadFrame(
-                stamp,
-                "incomplete",
-                f"the frame came incomplete ({status}): packets were lost between camera and this PC; see The network "
-                "in docs/genicam.md",
-            )
+            detail = f"the frame came incomplete ({status}): packets were lost; see The network in docs/genicam.md"
+            return BadFrame(stamp, "incomplete", detail)
         try:
             return Frame(stamp, *self._read_image(buffer))
         except CameraError as error:

@@ -76,11 +76,7 @@ ProcessMessage = Opened | Frame | BadFrame | Health | TriggerResult | Ended
 
 
 class CameraProcess:
-    """A running process with one camera. One thread uses it; any thread may release frames.
-
-    Raises:
-        OSError: no process can be started.
-    """
+    """A running process with one camera. One thread uses it; any thread may release. OSError: it cannot start."""
 
     def __init__(self, settings: CameraSettings) -> None:
         line, child = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

@@ -84,11 +84,8 @@ class SupervisedCamera:
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
     def open(self, within_s: float | None = None) -> Opened | None:
-        """Try to open the camera once; `grab` tries again after a failure. None: not in time, or interrupted.
-
-        Raises:
-            CameraError: the camera is missing or cannot be used.
-            MissingExtraError: a library is not installed.
+        """Try to open the camera once; `grab` tries again after a failure. None: not in time, or interrupted. Errors
+        as of `FrameSource.open`.
         """
         give_up = None if within_s is None else time.monotonic() + within_s
         with self._at_work():
@@ -104,9 +101,7 @@ class SupervisedCamera:
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
         """Return the next frame, or a report of frames that cannot be delivered; None if nothing came in time.
-
-        Raises:
-            EndOfFrames: there are no more. After `interrupt`, the frames that were announced before come first.
+        EndOfFrames: there are no more. After `interrupt`, the frames that were announced before come first.
         """
         give_up = time.monotonic() + timeout_s
         with self._at_work():
@@ -156,8 +151,8 @@ class SupervisedCamera:
         """Close the camera and open it with other settings of its own, such as its exposure. Do so one at a time.
 
         Args:
-            on_opened: called on the thread that grabs, with None or the error, before any frame comes. A dead camera
-                gets the settings when it can be opened again; then this is called at once.
+            on_opened: called on the thread that grabs, with None or the error, before any frame comes; for a dead
+                camera, which gets the settings when it can be opened again, at once.
             keep_frames: whether frames that were announced before still come; else they are dropped as `changeover`.
         """
         if self._interrupted:

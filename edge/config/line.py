@@ -226,21 +226,13 @@ class LineConfig(_Table, frozen=True, kw_only=True):
         return {key: address for key, address in bound.items() if address is not None}
 
     def require_bundle(self) -> Path:
-        """Return the bundle.
-
-        Raises:
-            ConfigError: there is none.
-        """
+        """Return the bundle; raise a ConfigError if there is none."""
         if self.bundle is None:
             raise ConfigError("the line's file names no bundle, as the line collects pictures; set bundle there first")
         return self.bundle
 
     def of_product(self, name: str | None) -> "LineConfig":
-        """Return the configuration with the settings of one product in place.
-
-        Raises:
-            ConfigError: the line has no product of that name.
-        """
+        """Return the configuration with one product's settings; raise a ConfigError if the line has no such product."""
         if name is None and not self.products:
             return self
         for product in self.products:
@@ -269,11 +261,7 @@ def _with_product(config: LineConfig, product: ProductConfig) -> LineConfig:
 
 
 def load_config(path: Path) -> LineConfig:
-    """Read a line's TOML file. Relative paths in the file start at its folder.
-
-    Raises:
-        ConfigError: a file cannot be read, is not TOML, or has a key or value that is not valid.
-    """
+    """Read a line's TOML file, in which relative paths start at its folder; raise a ConfigError if it is not valid."""
     here = path.absolute().parent
     try:
         tables = read_toml(path)

@@ -32,7 +32,7 @@ def open_engine(
     Args:
         device: OpenVINO's name of the device, such as GPU.
         graph: the IR that OpenVINO compiles; None: the precision's usual one. ONNX Runtime always uses its one graph.
-        threads: total number of processor threads; 0: the number of cores.
+        threads: of the processor; 0: one per core.
         streams: requests that OpenVINO works on in parallel; 0: one per thread.
         batch: tiles per request; 0: the fastest number for this kind.
         cache: folder of OpenVINO's compiled graphs; None: no cache. ONNX Runtime needs none, as it compiles at once.

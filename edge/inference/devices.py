@@ -49,7 +49,7 @@ def devices() -> list[str]:
 
 def require_device(core: ov.Core, device: str) -> None:
     """Raise an EngineError unless this machine has a device, such as GPU, the first of its kind, or GPU.1."""
-    available = list(core.available_devices)
+    available = core.available_devices
     if not any(device in (name, name.split(".")[0], f"{name}.0") for name in available):
         raise EngineError(
             f"engine.device is {device}, OpenVINO finds {', '.join(available) or 'none'} on this machine; set another "

@@ -164,11 +164,8 @@ class PreviousRun:
         """Return by camera how many of its reported frames are not in the journal, at least; None: an unknown number.
 
         The journal may know nothing of a camera. If the journal is new, nothing is missing. If it is older than the
-        run, the service died before the first event of that camera was stored.
-
-        Args:
-            journalled: per camera, the last frame whose event the journal holds.
-            since_ns: when the journal was created, UTC in ns; None: there is no journal, or the time is unknown.
+        run, the service died before the first event of that camera was stored. The journal holds `journalled`; it was made
+        at `since_ns`, UTC; None: there is none, or the time is unknown.
         """
         is_older = since_ns is not None and since_ns < self.written_at_ns
         missing: dict[str, int | None] = {}
@@ -184,9 +181,7 @@ class PreviousRun:
 def read_previous_run(path: Path | None, journalled: Mapping[str, Watermark] = {}) -> PreviousRun:
     """Read the in-flight log of the previous run. Without a file, the result is empty; what is no line is left out.
 
-    Args:
-        journalled: per camera, how far its events are in the journal. The run may have crashed between the journal's
-            commit and the write to this log.
+    The run may have crashed between the journal's commit and the write to this log, so what is `journalled` counts too.
     """
     if path is None:
         return PreviousRun()

@@ -84,11 +84,7 @@ class PendingFrame:
         self._count_answered(tiles)
 
     def wait(self, engine: Engine) -> None:
-        """Wait for all answers of `engine`.
-
-        Raises:
-            EngineError: the engine failed on a tile or did not answer in time.
-        """
+        """Wait for all answers of `engine`. EngineError: it failed on a tile or did not answer in time."""
         if threading.get_ident() == self._started_by:  # no other thread collects the answers
             while not self._complete.is_set() and engine.collect():
                 pass
@@ -193,11 +189,7 @@ class Inspector:
         return pending
 
     def finish(self, pending: PendingFrame) -> Judgement:
-        """Wait for the engine's answers and judge them.
-
-        Raises:
-            EngineError: a tile has no usable answer.
-        """
+        """Wait for the engine's answers and judge them. EngineError: a tile has no usable answer."""
         pending.wait(self._engine)
         try:
             judgement = judge(pending.logits, pending.maps, pending.stitcher, self.thresholds)

@@ -35,7 +35,7 @@ _TOO_LATE = Unjudged("dropped", "deadline", "there was no verdict by its deadlin
 _OVERLOAD = Unjudged("dropped", "overload", "frames came faster than there was time to inspect them")
 _STOPPED = Unjudged("dropped", "stopped", "the line stopped before there was room for it")
 
-ItemT = TypeVar("ItemT", Frame, BadFrame)
+ItemT = TypeVar("ItemT", bound=Frame | BadFrame)
 
 
 @dataclass(frozen=True)

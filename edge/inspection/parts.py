@@ -89,11 +89,9 @@ class Parts:
         self.account = PartAccount()
 
     def add(self, event: VerdictEvent, now_ns: int) -> None:
-        """Add the verdict of a frame, or of a run of frames. Call `expire` before its event is journalled, so that the
-        journal tells in which order both happened.
-
-        Args:
-            now_ns: monotonic. A frame that was in flight when the PC was switched off may claim a later capture.
+        """Add the verdict of a frame or of a run of frames, at this monotonic time: a frame that was in flight when the
+        PC was switched off may claim a later capture. Call `expire` before its event is journalled, so that the journal
+        tells in which order both happened.
         """
         for part in self._joined(event, min(event.times.captured_monotonic_ns, now_ns)):
             if not part.has_ended and part.is_complete:

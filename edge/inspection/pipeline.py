@@ -47,10 +47,8 @@ class Source(Protocol):
     """A source of one camera's frames, such as `heatline.edge.cameras.supervisor`."""
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        """Return the next frame, or a `BadFrame` for frames that are lost; None if none came in time.
-
-        Raises:
-            EndOfFrames: no more frames will come.
+        """Return the next frame, or a `BadFrame` for frames that are lost; None if none came in time. EndOfFrames: no
+        more will come.
         """
 
     def logged(self, number: int) -> None:
@@ -89,8 +87,7 @@ class Pipeline:
     ) -> None:
         self._cameras, self._ledger, self._report, self._probed = cameras, ledger, report, probed
         self._started: queue.Queue[tuple[Setup, PendingFrame] | Outcome | None] = queue.Queue(FRAMES_WITH_ENGINE)
-        self._probe_pending = False
-        self._begun = False
+        self._probe_pending = self._begun = False
         self._fault: BaseException | None = None
         self._grabbers = [self._thread(f"grab {name}", self._grab, camera) for name, camera in cameras.items()]
         self._stages = [
@@ -156,18 +153,15 @@ class Pipeline:
                 return
             if item is None:
                 continue
+            item = self._ledger.announce(item)
+            camera.source.logged(item.stamp.number)
             if isinstance(item, BadFrame):
-                bad = self._ledger.announce(item)
-                camera.source.logged(bad.stamp.number)
-                self._ledger.complete(outcome_without(bad))
+                self._ledger.complete(outcome_without(item))
                 continue
-            frame = self._ledger.announce(item)
-            camera.source.logged(frame.stamp.number)
-            checked = camera.rule.check(frame)
-            if isinstance(checked, BadFrame):
-                self._ledger.complete(outcome_without(checked, frame))
+            if isinstance(checked := camera.rule.check(item), BadFrame):
+                self._ledger.complete(outcome_without(checked, item))
             else:
-                self._ledger.hand_over(frame)
+                self._ledger.hand_over(item)
 
     def _infer(self) -> None:
         engine: Engine | None = None

@@ -67,11 +67,7 @@ class RingWriter(_Ring):
         self._free: queue.LifoQueue[tuple[int, int]] = queue.LifoQueue()
 
     def make(self, slots: int, slot_bytes: int) -> None:
-        """Replace the ring by a new one; the reader can still read the former.
-
-        Raises:
-            OSError: there is no memory, or no descriptor is left.
-        """
+        """Replace the ring by a new one; the reader can still read the former. OSError: no memory is left."""
         fd = os.memfd_create("heatline-frames", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, slots * slot_bytes)

@@ -96,12 +96,8 @@ def writing(path: Path, kind: type[HeatlineError] = InputError, *, or_else: str 
 
 
 def require_writable(folder: Path) -> Path:
-    """Require that files can be made in a folder, by one without a name. Nothing of it stays.
-
-    Returns: the folder, or where it does not exist, its nearest parent that does.
-
-    Raises:
-        OSError: none can be made there; `NotADirectoryError`: it is not a folder.
+    """Require that files can be made in a folder, by one without a name of which nothing stays. Return the folder, or
+    where it does not exist, its nearest parent that does. OSError: none can be made there.
     """
     there = next(each for each in (folder, *folder.absolute().parents) if each.exists())
     if not there.is_dir():

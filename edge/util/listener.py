@@ -41,10 +41,8 @@ class Listener(socket.socket):
 
     Args:
         listen: `HOST:PORT`; the host `*` is every address, the port 0 is any free one.
-        most: number of places.
         refused: begins the sentence of an error, e.g. "the page cannot listen on".
         remedy: ends it.
-        allows: whether an address may connect.
     Raises:
         DeliveryError: the address cannot be bound.
     """
@@ -88,9 +86,7 @@ class Listener(socket.socket):
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a connection, in an event loop, and disconnect another if there is one more than places.
-
-        Raises:
-            ConnectionAbortedError: its address may not connect.
+        ConnectionAbortedError: its address may not connect.
         """
         connection, peer = super().accept()
         if not self._allows(peer[0]):

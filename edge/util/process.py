@@ -38,7 +38,7 @@ def cores() -> int:
 
 
 def yield_processor(priority: int = 19) -> None:
-    """Give this thread, and those that it will start, a low priority, by default the lowest: inspection comes first."""
+    """Give this thread, and those that it will start, a low priority, by default the lowest: inspection is first."""
     with contextlib.suppress(OSError):  # a sandbox may forbid even to be nice
         os.setpriority(os.PRIO_PROCESS, 0, max(priority, os.getpriority(os.PRIO_PROCESS, 0)))
 

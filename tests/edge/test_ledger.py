@@ -3,7 +3,6 @@
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -19,8 +18,8 @@ from heatline.edge.inspection.inspector import Outcome, Setup, Unjudged
 from heatline.edge.inspection.ledger import JUDGED_WAITING, UNJUDGED_WITH_PIXELS, Lane, Ledger
 from heatline.edge.inspection.verdict import Judgement, TileScores
 from heatline.edge.wire.events import Account
+from tests.edge.supervised import WITHIN_SECONDS, in_thread
 
-WITHIN_SECONDS = 20.0
 TILES = TileScores(np.zeros((1, 2), np.int32), np.array([-1], np.float32), 4)
 GOOD = Judgement("GOOD", (4, 4), -1.0, np.zeros((1, 1), np.float32), [], TILES)
 OVERLOAD = Unjudged("dropped", "overload", "too many")
@@ -47,12 +46,6 @@ def lost(of: Stamp, unjudged: Unjudged = OVERLOAD, frame: Frame | None = None) -
 
 def reason(outcome: Outcome | None) -> str:
     return "GOOD" if outcome.unjudged is None else f"{outcome.unjudged.kind}.{outcome.unjudged.reason}"
-
-
-def in_thread(work: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=work, daemon=True)
-    thread.start()
-    return thread
 
 
 def ended(thread: threading.Thread) -> bool:
