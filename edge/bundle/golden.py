@@ -42,11 +42,7 @@ class GoldenTiles:
 
     @classmethod
     def load(cls, path: Path, manifest: Manifest) -> "GoldenTiles":
-        """Read the tiles in a file.
-
-        Raises:
-            BundleError: the tiles do not fit the manifest, or the file holds no golden tiles.
-        """
+        """Read the tiles in a file; raise a BundleError if it holds none, or they do not fit the manifest."""
         tile = manifest.grid.tile_px
         shapes = {"tiles": (None, tile, tile, 3), "logit": (None,), "map": (None, *manifest.map.hw)}
         if manifest.tensors.difference is not None:

@@ -261,11 +261,7 @@ class ProductTiles:
 
     @classmethod
     def load(cls, path: Path, channels: int) -> "ProductTiles":
-        """Read the features in a file.
-
-        Raises:
-            BundleError: the file holds no features, or features with another number of channels.
-        """
+        """Read the features in a file; raise a BundleError if it has none of this number of channels."""
         arrays = read_arrays(path, "features of tiles", {"mean": (channels,), "whitening": (channels, channels)})
         cells = ProductCells(arrays["projection"], arrays["prototypes"]) if "projection" in arrays else None
         return cls(arrays["mean"], arrays["whitening"], cells)

@@ -355,9 +355,6 @@ def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: Binar
 
     Args:
         by_review: choose the subfolder by the review, else by the verdict.
-
-    Raises:
-        OSError: it cannot be copied.
     """
     review, folder = entry.review, FOLDERS[entry.event.verdict]
     if by_review:

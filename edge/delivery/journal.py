@@ -231,11 +231,8 @@ class Journal:
 
     @classmethod
     def open(cls, folder: Path, line: str) -> Self:
-        """Open the journal of a folder for its line. Create both if they do not exist.
-
-        Raises:
-            DeliveryError: another running line uses it.
-            JournalError: it cannot be used.
+        """Open the journal of a folder for its line. Create both if they do not exist. Raise a DeliveryError if another
+        running line uses it, a JournalError if it cannot be used.
         """
         path = folder / FILE_NAME
         with contextlib.ExitStack() as if_it_fails:

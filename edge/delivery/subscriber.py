@@ -187,7 +187,7 @@ class Subscriber(Client):
         self._heard_s = time.monotonic()
         message = from_frames(parts)
         event = message.event
-        self._silent_since_s = time.monotonic()
+        self._silent_since_s = self._heard_s
         if self._boot_id not in (None, event.boot_id):
             self._ready.append(NewBoot(event.boot_id, before=str(self._boot_id)))
         self._boot_id = event.boot_id

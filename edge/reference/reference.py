@@ -185,11 +185,7 @@ class Reference:
 
     @classmethod
     def load(cls, path: Path, frame_hw: tuple[int, int], frames: int = 1, made_of: str = "one picture") -> "Reference":
-        """Read the picture in a bundle's file.
-
-        Raises:
-            BundleError: the file holds no picture of this size.
-        """
+        """Read the picture in a bundle's file; raise a BundleError if it holds none of this size."""
         try:
             image, pixel_format = read_image(path)
             rgb = to_rgb(image, pixel_format)
