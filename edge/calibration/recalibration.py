@@ -298,17 +298,10 @@ def without_poses(calibration: Calibration, camera: str, others: Collection[str]
 
 
 def write_recalibrated(
-    target: Path,
-    parent: Bundle,
-    manifest: Manifest,
-    replaced: Mapping[str, bytes | None],
+    target: Path, parent: Bundle, manifest: Manifest, replaced: Mapping[str, bytes | None]
 ) -> Bundle:
-    """Write the new bundle, with the parent's files.
-
-    Args:
-        replaced: what files have instead of the parent's content; None: the new bundle does not have the file.
-    Raises:
-        BundleError: the folder exists or cannot be written, or a file of the parent was changed.
+    """Write the new bundle, with the parent's files except those that are `replaced`; None: it does not have the file.
+    Raise a BundleError if the folder exists or cannot be written, or a file of the parent was changed.
     """
     if open_bundle(parent.path).digest != parent.digest:
         raise BundleError(f"{parent.path} was changed while good frames were run; copy the bundle again")

@@ -123,14 +123,12 @@ class Subscriber(Client):
                         print(received)
 
     Events that are missed, because the connection was down or this program was too slow, do not come again. A program
-    that needs all events is a durable consumer (`Follower`).
+    that needs all events is a durable consumer (`Follower`). An address that is not valid is a DeliveryError.
 
     Args:
         address: the line's `events.bind`.
         topics: prefixes of topics, e.g. `verdict.top.DEFECT`; default: all.
         timeout_s: seconds without a message or notice after which the iteration ends; None: never.
-    Raises:
-        DeliveryError: the address is not valid.
     """
 
     def __init__(
