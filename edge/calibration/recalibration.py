@@ -41,8 +41,7 @@ class NewReference:
     without copies, which would only agree with each other. `digests` are those of `digest_picture`.
 
     Args:
-        files: at least one.
-        names: describes where they come from.
+        names: describes where the files, at least one, come from.
         camera: the camera that it holds for; empty: all cameras that have none of their own.
     Raises:
         InputError: a file cannot be read, or the frames differ in size, do not show the same part in nearly the same
