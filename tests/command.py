@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from click.testing import CliRunner
 
@@ -70,6 +71,13 @@ def process_env(extra: Mapping[str, str] | None) -> dict[str, str]:
     """This process's environment for a child that is not a service of systemd's, and `extra`."""
     clean = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     return {**clean, **QUIET, **(extra or {})}
+
+
+def refused(code: int, *arguments: str | Path, **options: Any) -> str:
+    """The one sentence with which a command is refused: with this exit code, and nothing on standard output."""
+    result = heatline(*arguments, **options)
+    assert (result.returncode, result.stdout) == (code, ""), result.stderr
+    return complaint(result)
 
 
 def complaint(result: subprocess.CompletedProcess[str]) -> str:

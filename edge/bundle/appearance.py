@@ -124,10 +124,8 @@ class Appearance:
         return replace(self, features=features.mean(axis=(1, 2)), cells=features)
 
     def thinned(self, keep_cells: bool = False) -> "Appearance":
-        """Return a copy with the features of a few, evenly chosen tiles: enough if many frames describe a product.
-
-        Args:
-            keep_cells: whether to keep all cells, in half precision.
+        """Return a copy with the features of a few, evenly chosen tiles: enough if many frames describe a product. It
+        has no cells, or with `keep_cells` all of them, in half precision.
         """
         cells = self.cells.astype(np.float16) if keep_cells and self.cells is not None else None
         if self.features is None or len(self.features) <= TILES_OF_FRAME:

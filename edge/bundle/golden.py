@@ -42,11 +42,7 @@ class GoldenTiles:
 
     @classmethod
     def load(cls, path: Path, manifest: Manifest) -> "GoldenTiles":
-        """Read the tiles in a file.
-
-        Raises:
-            BundleError: the tiles do not fit the manifest, or the file holds no golden tiles.
-        """
+        """Read the tiles in a file; raise a BundleError if it holds none, or they do not fit the manifest."""
         tile = manifest.grid.tile_px
         shapes = {"tiles": (None, tile, tile, 3), "logit": (None,), "map": (None, *manifest.map.hw)}
         if manifest.tensors.difference is not None:
@@ -84,13 +80,8 @@ class GoldenTiles:
 
 
 def read_arrays(path: Path, what: str, shapes: Mapping[str, tuple[int | None, ...]]) -> dict[str, NDArray[Any]]:
-    """Return the arrays of an `.npz` file, by name. Nothing is unpickled.
-
-    Args:
-        what: what the file holds, for errors.
-        shapes: of the arrays that it must have; None: a side of any length.
-    Raises:
-        BundleError: the file is damaged, or lacks an array of that shape.
+    """Return the arrays of an `.npz` file, by name. Nothing is unpickled. Raise a BundleError if the file is damaged,
+    or lacks an array of one of these shapes, where None is a side of any length.
     """
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:

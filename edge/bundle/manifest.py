@@ -388,11 +388,7 @@ def product_picture_of(camera: str) -> str:
 
 
 def decode_manifest(data: bytes, where: str) -> Manifest:
-    """Decode and check the manifest in `data`.
-
-    Raises:
-        BundleError: the data is not a manifest, or has another schema.
-    """
+    """Decode a manifest; raise a BundleError if the data is none, or has another schema."""
     try:
         schema = msgspec.json.decode(data, type=_SchemaOnly).schema
         if schema != SCHEMA:

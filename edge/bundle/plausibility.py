@@ -168,11 +168,7 @@ def _whitening(features: Floats, ridge: float, floor: float) -> NDArray[np.float
 
 
 def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None) -> list[ForeignArea]:
-    """Return the areas of a frame beyond the limits, each with its place.
-
-    Args:
-        cells: None: only lines are compared.
-    """
+    """Return the areas of a frame beyond the limits, each with its place; without cells, only lines are compared."""
     height, width = appearance.frame_hw
     left, top, right, bottom = appearance.measured_xyxy or (0, 0, width, height)
     areas = []
@@ -207,11 +203,7 @@ def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None
 
 
 def fit_areas(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> tuple[Areas | None, ProductCells | None]:
-    """Return the limits of areas, and the cells of the product, from the frames that have cells, or from all.
-
-    Args:
-        groups: the group of each frame.
-    """
+    """Return the limits of areas, and the cells of the product, from the frames that have cells, or from all."""
     known = [index for index, each in enumerate(appearances) if each.cells is not None]
     used = [appearances[index] for index in known] or appearances
     lines = [each.lines for each in used if each.lines is not None]
@@ -261,11 +253,7 @@ class ProductTiles:
 
     @classmethod
     def load(cls, path: Path, channels: int) -> "ProductTiles":
-        """Read the features in a file.
-
-        Raises:
-            BundleError: the file holds no features, or features with another number of channels.
-        """
+        """Read the features in a file; raise a BundleError if it has none of this number of channels."""
         arrays = read_arrays(path, "features of tiles", {"mean": (channels,), "whitening": (channels, channels)})
         cells = ProductCells(arrays["projection"], arrays["prototypes"]) if "projection" in arrays else None
         return cls(arrays["mean"], arrays["whitening"], cells)
@@ -332,12 +320,8 @@ class Plausibility:
 
 
 def fit_plausibility(appearances: Sequence[Appearance], groups: Sequence[str] | None = None) -> Plausibility:
-    """Derive the plausible ranges from frames of the product, which may include defective ones.
-
-    Args:
-        appearances: at least one.
-        groups: the group of each frame; frames of one group show the same thing. None: each frame is a group, and
-            neighbouring frames are left out together.
+    """Derive the plausible ranges from frames of the product, at least one, which may include defective ones. Frames of
+    one group show the same thing; without groups, each is one, and neighbouring frames are left out together.
     """
     count = len(appearances)
     sizes = np.array([each.frame_hw for each in appearances])
@@ -414,9 +398,7 @@ def _fit_tiles(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> t
 
 
 def margin(groups: int) -> float:
-    """Return the factor by which a new frame may exceed the largest distance of this many groups; docs/bundle.md gives
-    its basis.
-    """
+    """Return by which factor a new frame may exceed the largest distance of so many groups; basis: docs/bundle.md."""
     return 1 + min(1.5, 6 / math.sqrt(groups))
 
 

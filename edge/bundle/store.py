@@ -49,7 +49,7 @@ REQUIRED = (ONNX_GRAPH, OPENVINO_GRAPH, OPENVINO_WEIGHTS, GOLDEN)
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose files are complete and unchanged."""
+    """A bundle whose files are complete and unchanged. Reading one that does not fit the manifest is a BundleError."""
 
     path: Path
     manifest: Manifest
@@ -59,11 +59,7 @@ class Bundle:
     """The key of its valid signature; the user of the bundle decides whether that key is trusted."""
 
     def graph_for(self, precision: Precision) -> str:
-        """Return the file of the graph that is compiled for a precision.
-
-        Raises:
-            BundleError: the bundle lacks that precision.
-        """
+        """Return the file of the graph that is compiled for a precision; raise a BundleError if there is none."""
         graph = self.manifest.graph_for(precision)
         if graph is None:
             raise BundleError(
@@ -73,20 +69,12 @@ class Bundle:
         return graph
 
     def plausibility(self) -> Plausibility | None:
-        """Read what frames must look like; None: the bundle does not say.
-
-        Raises:
-            BundleError: the file does not fit the manifest.
-        """
+        """Read what frames must look like; None: the bundle does not say."""
         plausible = self.manifest.calibration.plausible
         return None if plausible is None else self._plausibility(plausible, PRODUCT_TILES)
 
     def plausibility_by_camera(self) -> dict[str, tuple[RegionOfInterest, Plausibility]]:
-        """Read the same for cameras that were calibrated separately, each with its region of interest.
-
-        Raises:
-            BundleError: a file does not fit the manifest.
-        """
+        """Read the same for cameras that were calibrated separately, each with its region of interest."""
         return {
             camera: (
                 RegionOfInterest.from_polygons(each.roi, each.exclude),
@@ -102,32 +90,19 @@ class Bundle:
         return Plausibility(plausible, ProductTiles.load(self.path / file, int(tensor.shape[-1] or 0)))
 
     def references(self) -> dict[str, Reference]:
-        """Read the references that frames are compared with, by camera, "" for all others; empty: there is none.
-
-        Raises:
-            BundleError: a file does not fit the manifest.
-        """
-        stated = self.manifest.references
+        """Read the references that frames are compared with, by camera, "" for all others; empty: there is none."""
         return {
             camera: Reference.load(self.path / each.file, each.frame_hw, each.frames, each.frames_are)
-            for camera, each in stated.items()
+            for camera, each in self.manifest.references.items()
         }
 
     def golden(self) -> GoldenTiles:
-        """Read the golden tiles.
-
-        Raises:
-            BundleError: the file does not fit the manifest.
-        """
+        """Read the golden tiles."""
         return GoldenTiles.load(self.path / GOLDEN, self.manifest)
 
 
 def read_manifest(path: Path) -> tuple[Manifest, str]:
-    """Read and check the manifest of a bundle alone; return it with the bundle's digest.
-
-    Raises:
-        BundleError: it cannot be read or used.
-    """
+    """Read and check the manifest of a bundle alone; return it with the bundle's digest. Errors are BundleErrors."""
     data = _read_manifest(path)
     return decode_manifest(data, str(path / MANIFEST)), hashlib.sha256(data).hexdigest()
 
@@ -135,10 +110,7 @@ def read_manifest(path: Path) -> tuple[Manifest, str]:
 def open_bundle(path: Path) -> Bundle:
     """Read and verify a bundle: a signature if there is one, manifest, sha256 of every file, golden tiles' shapes.
 
-    It runs nothing, and does not check whether the signer is trusted.
-
-    Raises:
-        BundleError: one of these checks fails.
+    It runs nothing, and does not check whether the signer is trusted. If a check fails, it raises a BundleError.
     """
     data = _read_manifest(path)
     digest = hashlib.sha256(data).hexdigest()
@@ -169,11 +141,7 @@ def open_bundle(path: Path) -> Bundle:
 
 
 def require_new_folder(path: Path) -> None:
-    """Require that a new bundle can be written to a folder, before any work is done for it.
-
-    Raises:
-        BundleError: the folder exists or cannot be written.
-    """
+    """Raise a BundleError if a folder exists or cannot be written, before any work is done for a new bundle there."""
     if path.exists():
         raise BundleError(f"{path} exists already; bundles are never overwritten, name a new folder with --to")
     with writing(path, BundleError, or_else=", or name another folder with --to"):
@@ -181,10 +149,8 @@ def require_new_folder(path: Path) -> None:
 
 
 def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> Bundle:
-    """Write a bundle atomically, and open it. This function fills in `manifest.files`.
-
-    Raises:
-        BundleError: the folder exists or cannot be written, or the content is not a valid bundle.
+    """Write a bundle atomically, and open it. This function fills in `manifest.files`. It raises a BundleError if the
+    folder exists or cannot be written, or the content is not a valid bundle.
     """
     if path.exists():
         raise BundleError(f"{path} exists already; bundles are never overwritten, name a new folder")
@@ -209,11 +175,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 
 
 def sign_bundle(bundle: Bundle, key: "Ed25519PrivateKey") -> Bundle:
-    """Sign a bundle as it was opened, and replace an earlier signature.
-
-    Raises:
-        BundleError: the signature cannot be written.
-    """
+    """Sign a bundle as it was opened, and replace an earlier signature; a BundleError if that cannot be written."""
     write_signature(bundle.path, bundle.digest, key)
     return replace(bundle, signed_by=PublicKey.of(key))
 

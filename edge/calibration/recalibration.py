@@ -41,8 +41,7 @@ class NewReference:
     without copies, which would only agree with each other. `digests` are those of `digest_picture`.
 
     Args:
-        files: at least one.
-        names: describes where they come from.
+        names: describes where the files, at least one, come from.
         camera: the camera that it holds for; empty: all cameras that have none of their own.
     Raises:
         InputError: a file cannot be read, or the frames differ in size, do not show the same part in nearly the same
@@ -71,9 +70,7 @@ class NewReference:
 
     def of(self, file: Path) -> Reference:
         """Return what a frame is compared with: on the line, a frame is new to the reference, so it has no part in it.
-
-        Raises:
-            InputError: the other frames disagree about what a good part looks like.
+        Raise an InputError if the other frames disagree about what a good part looks like.
         """
         own = digest_picture(file)
         others = [rgb for digest, rgb in zip(self.digests, self._pictures, strict=True) if digest != own]
@@ -83,10 +80,7 @@ class NewReference:
         self, inspector: Inspector, area: RegionOfInterest, track: Callable[[Sequence[Path]], Iterable[Path]] = iter
     ) -> dict[Path, Judgement]:
         """Inspect each frame, compared with a reference of the others. Fewer than `FEWEST_FRAMES` are compared with the
-        reference itself, so no defect of theirs is seen.
-
-        Raises:
-            EngineError: the network gave no usable answer.
+        reference itself, so no defect of theirs is seen. Raise an EngineError if the network gave no usable answer.
         """
         judged = {}
         for number, (file, rgb) in enumerate(zip(track(self.files), self._pictures, strict=True), start=1):
@@ -125,9 +119,7 @@ class GoodPictures:
     without paths.
 
     Args:
-        paths: files, and folders of which `good_pictures` are taken.
-    Raises:
-        InputError: as `good_pictures`.
+        paths: files, and folders of which `good_pictures` are taken, with its errors.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -198,21 +190,13 @@ class GoodPictures:
 
 
 def find_known(digests: object, files: Iterable[Path]) -> list[Path]:
-    """Return the files of some digests, as a bundle's provenance may have them.
-
-    Raises:
-        InputError: a file cannot be read.
-    """
+    """Return the files of some digests, as a bundle's provenance may have them; an InputError: one cannot be read."""
     return [file for file in files if digest_picture(file) in digests] if isinstance(digests, list) else []
 
 
 def find_copies(files: Sequence[Path]) -> list[tuple[int, int]]:
-    """Find files with the same bytes. Return pairs of indices: the first such file, and its copy.
-
-    No camera takes the same picture twice, so a copy is no further evidence.
-
-    Raises:
-        InputError: a file cannot be read.
+    """Find files with the same bytes. Return pairs of indices: the first such file, and its copy. Raise an InputError
+    if a file cannot be read. No camera takes the same picture twice, so a copy is no further evidence.
     """
     first_by_digest: dict[str, int] = {}
     firsts = [first_by_digest.setdefault(digest_picture(file), index) for index, file in enumerate(files)]
@@ -313,17 +297,10 @@ def without_poses(calibration: Calibration, camera: str, others: Collection[str]
 
 
 def write_recalibrated(
-    target: Path,
-    parent: Bundle,
-    manifest: Manifest,
-    replaced: Mapping[str, bytes | None],
+    target: Path, parent: Bundle, manifest: Manifest, replaced: Mapping[str, bytes | None]
 ) -> Bundle:
-    """Write the new bundle, with the parent's files.
-
-    Args:
-        replaced: what files have instead of the parent's content; None: the new bundle does not have the file.
-    Raises:
-        BundleError: the folder exists or cannot be written, or a file of the parent was changed.
+    """Write the new bundle, with the parent's files except those that are `replaced`; None: it does not have the file.
+    Raise a BundleError if the folder exists or cannot be written, or a file of the parent was changed.
     """
     if open_bundle(parent.path).digest != parent.digest:
         raise BundleError(f"{parent.path} was changed while good frames were run; copy the bundle again")

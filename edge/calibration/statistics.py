@@ -92,11 +92,7 @@ def prediction_bound(groups: Sequence[Sequence[float]], beyond: float) -> float:
     plus the variance within a group. The variance of the groups' means contains the first and, for a group of m values,
     1 / m of the second; the missing part is added from within the groups. Student's t has k - 1 degrees of freedom. The
     variance within the groups has more, so the bound is rather too high. If each value is a group of its own, the bound
-    is that of a normal distribution.
-
-    Args:
-        groups: at least two, each of at least one value.
-        beyond: above 0, at most 0.5.
+    is that of a normal distribution. There are at least two groups, each of at least one value; 0 < `beyond` <= 0.5.
     """
     means, count = [fmean(group) for group in groups], len(groups)
     degrees = sum(len(group) - 1 for group in groups)

@@ -1,4 +1,7 @@
-"""Sets thresholds by good frames. It needs no training library, as calibration also takes place on the line."""
+"""Sets thresholds by good frames. It needs no training library, as calibration also takes place on the line.
+
+Its functions raise an InputError if there is no good frame, or a value is not finite.
+"""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -8,12 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from heatline.edge.bundle.manifest import Calibration, ScoreBy
-from heatline.edge.calibration.statistics import (
-    CONFIDENCE,
-    frames_to_show,
-    prediction_bound,
-    upper_bound,
-)
+from heatline.edge.calibration.statistics import CONFIDENCE, frames_to_show, prediction_bound, upper_bound
 from heatline.edge.errors import InputError
 from heatline.edge.util.sampling import divide
 from heatline.edge.util.text import format_count
@@ -74,8 +72,6 @@ def threshold(highest: ArrayLike, share: float, out_of: int | None = None) -> fl
         share: wanted share of the values, 0 <= share < 1. Fewer than 1 / share values cannot show it; the threshold
             then lies just above the highest value.
         out_of: the larger number; the missing values count as lower. None: no value is missing.
-    Raises:
-        InputError: there is no value, or one is not finite.
 
     >>> threshold([1.0, 2.0, 3.0, 4.0], 0.25) == math.nextafter(3.0, math.inf)
     True
@@ -90,9 +86,6 @@ def pooled_threshold(frames: Sequence[GoodFrame]) -> float:
 
     Only stored cells count. So the threshold is exact unless more than `STORED_SHARE` of one frame's cells, and more
     than `STORED_AT_LEAST`, reach the exact value; then it is lower.
-
-    Raises:
-        InputError: there is no frame, or a value is not finite.
     """
     highest: ArrayLike = np.concatenate([frame.highest_cells for frame in frames]) if frames else []
     return threshold(highest, 1 - EVIDENCE_QUANTILE, sum(frame.cells for frame in frames))
@@ -117,8 +110,6 @@ def score_threshold(
         share: wanted share of good frames that is rejected, 0 <= share < 1.
         lowest_defect: the result of `lowest_defect_of`; None: no defective frame is known.
         groups: the group of each good frame; None: unknown.
-    Raises:
-        InputError: there is no good frame, or a value is not finite.
     """
     quantile = threshold(good, share)
     if lowest_defect is not None:
@@ -139,8 +130,6 @@ def lowest_defect_of(defective: Sequence[float]) -> float | None:
 
     Args:
         defective: highest tile logits of frames that did not train the model.
-    Raises:
-        InputError: a value is not finite.
 
     >>> lowest_defect_of([3.0, 1.0, 2.0])
     1.0
@@ -230,8 +219,6 @@ def calibrate(
         top_cells: from the map's identity: the logit is the mean of this many highest cells; None: of all.
         lowest_defect: the result of `lowest_defect_of`; None: no defective frame is known.
         held_out: whether to count the frames that thresholds from the others reject.
-    Raises:
-        InputError: there is no frame, the share lies outside 0..1, or a value is not finite.
     """
     if not 0 <= false_reject < 1:
         raise InputError(f"a false-reject rate of {false_reject} makes no sense; expected 0 <= rate < 1")

@@ -91,10 +91,7 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
         signer = require_trusted(opened.signed_by, folder, opened.path)
     verified = open_verified_engine(opened, kind, precision)
     engine = verified.engine
-    report: dict[str, object] = {
-        "name": opened.manifest.name,
-        "version": opened.manifest.version,
-        "digest": opened.digest,
+    report = _identify(opened) | {
         "signed_by": signer,
         "engine": engine.name,
         "precision": engine.precision,
@@ -157,12 +154,11 @@ def keygen(key_path: Path, as_json: bool) -> None:
 
     Neither file is ever overwritten. KEY has no password: keep it only where bundles are made.
     """
-    public = make_key(key_path)
-    print_made_key(key_path, public_half(key_path), "ed25519", public.fingerprint, as_json)
+    print_made_key(key_path, public_half(key_path), "ed25519", make_key(key_path).fingerprint, as_json)
 
 
 @bundle.command(epilog="Example: heatline bundle sign boards.bundle --key maker.key")
-@click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
+@BundleArgument
 @click.option(
     "--key", "key_path", required=True, type=click.Path(path_type=Path), help="Private key, made by bundle keygen."
 )

@@ -138,11 +138,7 @@ _SCORE_BY: Mapping[ScoreBy | None, str] = {
 
 
 def count_frames(count: int, frames_are: str) -> str:
-    """Return a count of frames with their description, such as `1 good frame of early`.
-
-    Args:
-        frames_are: the description in the plural, as a calibration stores it.
-    """
+    """Return a count of frames with their description, such as `1 good frame of early`; stored in the plural."""
     return f"{count} {frames_are.replace('frames', 'frame', 1) if count == 1 else frames_are}"
 
 

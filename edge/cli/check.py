@@ -204,9 +204,8 @@ def _check_journal(line: Path, config: JournalConfig, state: Path | None) -> lis
     folder = config.folder_in(state)
     if folder is None:
         return [] if config.bind is None else [not_served(config.bind)]
-    if folder == state and not folder.exists():  # systemd makes it for the service's user
-        return []
-    check_place(folder, utf8_safe(line.stem))
+    if folder != state or folder.exists():  # systemd makes the state folder for the service's user
+        check_place(folder, utf8_safe(line.stem))
     return []
 
 

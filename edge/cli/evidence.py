@@ -351,13 +351,8 @@ def export(
 
 
 def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: BinaryIO, by_review: bool) -> str:
-    """Copy a frame and write its row, and return its subfolder, or why it was not copied: `MISSING`, `CONTRADICTORY`.
-
-    Args:
-        by_review: choose the subfolder by the review, else by the verdict.
-
-    Raises:
-        OSError: it cannot be copied.
+    """Copy a frame and write its row, and return its subfolder, by the review or by the verdict, or why it was not
+    copied: `MISSING`, `CONTRADICTORY`.
     """
     review, folder = entry.review, FOLDERS[entry.event.verdict]
     if by_review:

@@ -47,8 +47,7 @@ def new(key_path: Path, as_json: bool) -> None:
     Neither file is ever overwritten. KEY has no password: keep it only where it is used. The key of a line
     must belong to the user of its service: chown heatline KEY.
     """
-    pair = make_key_pair(key_path)
-    print_made_key(key_path, public_half(key_path), "curve25519", fingerprint(pair.public), as_json)
+    print_made_key(key_path, public_half(key_path), "curve25519", fingerprint(make_key_pair(key_path).public), as_json)
 
 
 @keys.command("list", epilog="Example: heatline keys list")
@@ -86,8 +85,7 @@ def allow_key(key_path: Path, roles: tuple[Role, ...], name: str | None, folder:
     """
     key = read_public_key(key_path)
     of_file = key_path.name.removesuffix(PUBLIC_SUFFIX).removesuffix(".key")  # such as mes for mes.key.pub
-    key_name = of_file if name is None else name
-    allowed = [allow(key, key_name, folder, role) for role in roles]
+    allowed = [allow(key, of_file if name is None else name, folder, role) for role in roles]
     report = {
         "name": allowed[0].name,
         "fingerprint": fingerprint(key),
@@ -105,8 +103,8 @@ def allow_key(key_path: Path, roles: tuple[Role, ...], name: str | None, folder:
 def revoke_key(name: str, folder: Path, as_json: bool) -> None:
     """Revoke the key NAME. A running line disconnects its clients within seconds."""
     revoked = revoke(name, folder)
-    report = {"name": name, "revoked": revoked}
-    print_report(report, as_json, f"{name} is no longer allowed to {' or '.join(revoked)}")
+    title = f"{name} is no longer allowed to {' or '.join(revoked)}"
+    print_report({"name": name, "revoked": revoked}, as_json, title)
 
 
 @keys.command("login", epilog="Example: heatline keys login ada.key --line-key line.key.pub")

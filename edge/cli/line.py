@@ -67,11 +67,10 @@ def status(line: str, timeout_s: float, key_files: KeyFiles, as_json: bool) -> N
             "runs, that this is its events.bind, and that this user may connect",
             heartbeat=0,
         )
-        report = {**asdict(handshake), "heartbeat": None, "address": address, "status": None}
     else:
         handshake = event.handshake
-        report = {**asdict(handshake), "address": address, "status": event}
-    name = name_of(line) if event is None else event.line
+    name, heartbeat = (name_of(line), None) if event is None else (event.line, handshake.heartbeat)
+    report = {**asdict(handshake), "heartbeat": heartbeat, "address": address, "status": event}
     reason = "" if handshake.reason is None else f" ({handshake.reason})"
     facts = {"why": handshake.detail} | ({} if event is None else _facts(event))
     print_report(report, as_json, f"{name}: {handshake.state}{reason}", facts)

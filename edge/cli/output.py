@@ -174,11 +174,8 @@ def print_report(
 
 
 def facts_of(report: object, **words: object) -> dict[str, object]:
-    """Return the values of a report for people: labels in place of keys, and words in place of some values.
-
-    Args:
-        report: a struct, or its fields.
-        words: by key; None leaves a key out.
+    """Return the values of a report, a struct or its fields, for people: labels in place of keys, and words in place of
+    some values.
     """
     fields = report if isinstance(report, Mapping) else msgspec.structs.asdict(report)  # type: ignore[arg-type]
     return {key.replace("_", " "): value for key, value in {**fields, **words}.items()}
@@ -261,11 +258,7 @@ def reply_timeout_option(seconds: float, until: str) -> Callable[[Command], Comm
 
 
 class CommandGroup(click.Group):
-    """A click group with headings.
-
-    Args:
-        sections: names of commands by heading; default: one heading for all.
-    """
+    """A click group with headings: `sections` names the commands of each; default: one heading for all."""
 
     def __init__(self, *args: Any, sections: Mapping[str, Sequence[str]] | None = None, **more: Any) -> None:
         super().__init__(*args, **more)

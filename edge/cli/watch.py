@@ -171,5 +171,5 @@ def label(folder: Path, listen: str, token_file: Path | None, key: Path | None, 
         raise InputError(f"{folder} is not a folder; name a folder of pictures")
     if run is not None:
         read_scores(run)
-    opened = "open {} (Ctrl-C ends it)"
-    serve_labels(LabelFolder(folder), listen, token_file, key, run, lambda url: click.echo(opened.format(url)))
+    labels = LabelFolder(folder)
+    serve_labels(labels, listen, token_file, key, run, lambda url: click.echo(f"open {url} (Ctrl-C ends it)"))

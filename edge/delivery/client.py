@@ -124,13 +124,12 @@ class Commander(Client):
         with Commander("tcp://127.0.0.1:5557") as line:
             line.trigger("top", part_id="P-1")
 
-    A command never waits for a line to appear: executed late, it would apply to another part.
+    A command never waits for a line to appear: executed late, it would apply to another part. An address that is not
+    valid is a DeliveryError.
 
     Args:
         address: the line's `commands.bind`.
         timeout_s: how long to wait for a reply; may be changed between commands.
-    Raises:
-        DeliveryError: the address is not valid.
     """
 
     def __init__(self, address: str, timeout_s: float = 10.0, keys: ClientKeys | None = None) -> None:

@@ -404,13 +404,11 @@ class FollowServer(RouterServer[wire.Request]):
         if subscription is None or subscription.request.name != request.name:
             self._refuse(route, "not_following", f"this client does not follow as {request.name}; follow first")
         elif subscription.journal_id != request.journal_id:
-            detail = f"the line's journal is {subscription.journal_id} now; the acknowledgement names another one"
-            self._refuse(route, "other_journal", detail)
+            now = f"the line's journal is {subscription.journal_id} now"
+            self._refuse(route, "other_journal", f"{now}; the acknowledgement names another one")
         elif request.seq > subscription.sent_through:
-            detail = (
-                f"event {request.seq} was acknowledged, but only events up to {subscription.sent_through} were sent"
-            )
-            self._refuse(route, "not_sent", detail)
+            sent = f"only events up to {subscription.sent_through} were sent"
+            self._refuse(route, "not_sent", f"event {request.seq} was acknowledged, but {sent}")
         else:
             subscription.acknowledge(request.seq)
             if not request.keep_position:
@@ -423,8 +421,7 @@ class FollowServer(RouterServer[wire.Request]):
             self._send_page(self._subscriptions[name], None)  # notices a client that has gone
         if name not in names:
             known = f"there are {', '.join(names)}" if names else "there is none"
-            detail = f"there is no consumer {name}; {known}"
-            self._refuse(route, "unknown_consumer", detail, request.request_id)
+            self._refuse(route, "unknown_consumer", f"there is no consumer {name}; {known}", request.request_id)
         elif name in self._subscriptions:
             self._refuse(route, "busy", f"a client follows as {name}; end it first", request.request_id)
         else:

@@ -63,8 +63,8 @@ class Follower(Client):
     follower of that name. One follower gets no event twice.
     With `keep_position`, acknowledging only lets the line send more, and `settle` stores the position.
 
-    It reconnects by itself. If events were deleted, it raises `EventsLostError` once, and continues when it is asked
-    again.
+    It reconnects by itself; an address that is not valid is a DeliveryError. If events were deleted, it raises
+    `EventsLostError` once, and continues when it is asked again.
 
     Args:
         address: the line's `journal.bind`.
@@ -74,8 +74,6 @@ class Follower(Client):
         start: where a new name begins: with the `first` event in the journal, or with the `next` one.
         timeout_s: seconds without an event after which the iteration ends; None: never.
         keep_position: whether all events come again, to the next follower or after `rewind`, that are not settled.
-    Raises:
-        DeliveryError: the address is not valid.
     """
 
     def __init__(

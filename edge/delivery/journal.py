@@ -94,11 +94,8 @@ def database_files(path: Path) -> list[Path]:
 
 
 def connect(path: Path, how: str, busy_s: float) -> sqlite3.Connection:
-    """Open a database without implicit transactions, for use by one thread at a time.
-
-    Args:
-        how: parameters of SQLite's URI, such as `mode=ro`.
-        busy_s: how long to wait for another process that has locked the file.
+    """Open a database without implicit transactions, for use by one thread at a time, with parameters of SQLite's URI
+    such as `mode=ro`. A locked file is waited for.
     """
     uri = f"{path.absolute().as_uri()}?{how}"
     return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, timeout=busy_s)
@@ -231,11 +228,8 @@ class Journal:
 
     @classmethod
     def open(cls, folder: Path, line: str) -> Self:
-        """Open the journal of a folder for its line. Create both if they do not exist.
-
-        Raises:
-            DeliveryError: another running line uses it.
-            JournalError: it cannot be used.
+        """Open the journal of a folder for its line. Create both if they do not exist. Raise a DeliveryError if another
+        running line uses it, a JournalError if it cannot be used.
         """
         path = folder / FILE_NAME
         with contextlib.ExitStack() as if_it_fails:
@@ -262,12 +256,9 @@ class Journal:
             pass
 
     def append(self, records: Sequence[Record], progress: Mapping[str, Watermark]) -> None:
-        """Store events, all or none. They are on the disk when this returns. After an error, they may be stored
-        nevertheless: call `reload`.
-
-        Args:
-            records: their numbers continue those of the journal.
-            progress: by camera, the last frame that these events report.
+        """Store events, all or none, whose numbers continue those of the journal, and by camera the last frame that
+        they report. They are on the disk when this returns. After an error, they may be stored nevertheless: call
+        `reload`.
         """
         topics = {record.topic: record.seq for record in records}
         reported = [(camera, *how_far) for camera, how_far in progress.items()]
@@ -277,12 +268,8 @@ class Journal:
             self._connection.executemany("REPLACE INTO progress VALUES (?, ?, ?)", reported)
 
     def due(self, acked_seq: int, too_much: int) -> int:
-        """Return the last event to delete at once: of those that every durable consumer acknowledged; of others if
-        there are none.
-
-        Args:
-            acked_seq: the last event that every durable consumer acknowledged.
-            too_much: bytes beyond the budget, more than 0.
+        """Return the last event to delete at once, for bytes beyond the budget, more than 0: of those that every
+        durable consumer acknowledged, through `acked_seq`; of others if there are none.
         """
         last = acked_seq if self.contents.first_seq <= acked_seq else self.contents.last_seq
         with self._errors():

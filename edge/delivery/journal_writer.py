@@ -21,14 +21,7 @@ from heatline.edge.frames import Watermark
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.util.text import on_one_line, utf8_safe
-from heatline.edge.wire.events import (
-    Consumer,
-    JournalEvent,
-    JournalState,
-    Message,
-    StatusEvent,
-    VerdictEvent,
-)
+from heatline.edge.wire.events import Consumer, JournalEvent, JournalState, Message, StatusEvent, VerdictEvent
 from heatline.edge.wire.requests import to_bytes
 
 logger = logging.getLogger(__name__)
@@ -244,14 +237,13 @@ class JournalWriter(Numbering):
 
     def state(self, at: Count | None = None) -> JournalState:
         journal, outage, journalled = self._journal, self._outage, at or self._journalled
-        if journal is not None:
-            self._known = journal.contents
+        known = self._known = self._known if journal is None else journal.contents
         begins = self._journalled.last_seq + 1 if journalled.last_seq > self._journalled.last_seq else 0
         return JournalState(
             journal_id=journalled.journal_id,
-            first_seq=(self._known.first_seq if self._known else 0) or begins,
+            first_seq=(known.first_seq if known else 0) or begins,
             last_seq=journalled.last_seq,
-            size_bytes=self._known.size_bytes if self._known else 0,
+            size_bytes=known.size_bytes if known else 0,
             live_only=None if outage is None else on_one_line(utf8_safe(str(outage.error))),
             unjournalled=self._live.last_seq,
             discarded=self._discarded_events,
@@ -325,8 +317,7 @@ class JournalWriter(Numbering):
             # The disk may have lost pages that it reported as written, so all pages are written again.
             self._run(self._journal.checkpoint)
             self._discard_some()
-            last_seq = self._live.last_seq
-            events = last_seq - outage.first_seq + 1
+            events = self._live.last_seq - outage.first_seq + 1
             recording = self._own(
                 "recording",
                 f"events are journalled again; {events} are not in the journal ({outage.error})",
@@ -334,10 +325,9 @@ class JournalWriter(Numbering):
                 by_topic=dict(outage.by_topic),
                 of_boot=self._boot_id,
                 first_seq=outage.first_seq if events else None,
-                last_seq=last_seq if events else None,
+                last_seq=self._live.last_seq if events else None,
             )
-            reports = [recording, *outage.unrecorded]
-            done = self._store(list(map(Message, reports)), outage.progress)
+            done = self._store(list(map(Message, [recording, *outage.unrecorded])), outage.progress)
         except Exception as error:
             fault = self._as_journal_error(error)
             self._close_after(fault)

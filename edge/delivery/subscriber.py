@@ -123,14 +123,12 @@ class Subscriber(Client):
                         print(received)
 
     Events that are missed, because the connection was down or this program was too slow, do not come again. A program
-    that needs all events is a durable consumer (`Follower`).
+    that needs all events is a durable consumer (`Follower`). An address that is not valid is a DeliveryError.
 
     Args:
         address: the line's `events.bind`.
         topics: prefixes of topics, e.g. `verdict.top.DEFECT`; default: all.
         timeout_s: seconds without a message or notice after which the iteration ends; None: never.
-    Raises:
-        DeliveryError: the address is not valid.
     """
 
     def __init__(
@@ -187,7 +185,7 @@ class Subscriber(Client):
         self._heard_s = time.monotonic()
         message = from_frames(parts)
         event = message.event
-        self._silent_since_s = time.monotonic()
+        self._silent_since_s = self._heard_s
         if self._boot_id not in (None, event.boot_id):
             self._ready.append(NewBoot(event.boot_id, before=str(self._boot_id)))
         self._boot_id = event.boot_id

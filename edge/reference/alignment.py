@@ -49,14 +49,8 @@ class Pose(wire.Pose, frozen=True):
         return _motion(self.degrees, np.array([self.x_px, self.y_px]), np.array([width, height]) / 2 - 0.5)
 
     def corners(self, origins_yx: NDArray[np.integer], tile_px: int, frame_hw: tuple[int, int]) -> NDArray[np.int32]:
-        """Return what of the reference the frame's tiles show: top left corners (y, x), int32 [n, 2].
-
-        Args:
-            origins_yx: top left corners of the tiles in the frame, int [n, 2].
-            tile_px: side of a tile.
-            frame_hw: height and width of the frame.
-
-        A corner may lie outside the reference.
+        """Return what of the reference the frame's tiles show: top left corners (y, x), int32 [n, 2], of tiles with
+        these corners in the frame, int [n, 2]. One may lie outside the reference.
         """
         to_centre = (tile_px - np.array(frame_hw)) / 2
         seen = (origins_yx + to_centre - (self.y_px, self.x_px))[:, ::-1] @ _turn(self.degrees)

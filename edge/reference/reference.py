@@ -87,10 +87,8 @@ class Reference:
         return Alignment(pose, self.aligner.reject_reason(pose))
 
     def difference_of(self, grey: Grey, pose: Pose, grid: TileGrid) -> Callable[[slice], NDArray[np.uint8]]:
-        """Return a function of a slice of the grid's tiles: what these show beyond the reference, see `differences`.
-
-        Args:
-            grey: a frame [H, W] of this pose.
+        """Return a function of a slice of the grid's tiles of a frame [H, W] of this pose: what these show beyond the
+        reference, see `differences`.
         """
         corners = pose.corners(grid.origins, grid.tile_px, grid.frame_hw)  # once: a line asks tile by tile
         return lambda tiles: differences(grey, self.range, grid.origins_yx[tiles], corners[tiles], grid.tile_px)
@@ -117,7 +115,6 @@ class Reference:
 
         Args:
             pictures: RGB uint8 [H, W, 3], at most `MOST_FRAMES`, of good parts.
-            made_of: a description of the pictures.
             masks: px of each picture that do not count, bool [H, W]; None: all count.
         Raises:
             InputError: the pictures differ in size, do not show the same part in about the same place, show nothing
@@ -185,11 +182,7 @@ class Reference:
 
     @classmethod
     def load(cls, path: Path, frame_hw: tuple[int, int], frames: int = 1, made_of: str = "one picture") -> "Reference":
-        """Read the picture in a bundle's file.
-
-        Raises:
-            BundleError: the file holds no picture of this size.
-        """
+        """Read the picture in a bundle's file; raise a BundleError if it holds none of this size."""
         try:
             image, pixel_format = read_image(path)
             rgb = to_rgb(image, pixel_format)

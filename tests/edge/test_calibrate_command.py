@@ -20,7 +20,7 @@ from heatline.edge.drift import OF_POSE
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.reference.reference import Reference
-from tests.command import complaint, heatline
+from tests.command import heatline, refused
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import write_pictures
 from tests.golden import assert_golden
@@ -47,12 +47,6 @@ def reported(*arguments: str | Path) -> dict[str, Any]:
     assert [f"warning: {each}" for each in report["warnings"]] == result.stderr.splitlines()
     assert isinstance(report, dict)
     return report
-
-
-def refused(code: int, *arguments: str | Path) -> str:
-    result = heatline(*arguments)
-    assert (result.returncode, result.stdout) == (code, ""), result.stderr
-    return complaint(result)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -21,7 +21,7 @@ from heatline.edge.monitor.pictures import Picture, picture_socket
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.wire.events import ForeignArea, MarkKind, Pose, ReviewEvent, Stroke
 from heatline.train.readers.folder import read_folder
-from tests.command import complaint, heatline
+from tests.command import heatline, refused
 from tests.edge.evidences import (
     DAY_NS,
     NOON_NS,
@@ -164,8 +164,8 @@ def test_a_line_without_a_folder_of_evidence_uses_the_journals_or_is_refused(fol
         ("", "has no table [evidence], so this line stores no pictures; add it to store them"),
     ):
         file = line_file(tmp_path, tables)
-        for result in (run("list", file), *([heatline("run", file)] if tables else [])):
-            assert (result.returncode, sentence in complaint(result)) == (3, True)
+        for command in (["evidence", "list"], *([["run"]] if tables else [])):
+            assert sentence in refused(3, *command, file)
 
 
 def test_a_frame_that_a_person_chose_is_no_sample_of_the_rates(folder: Path) -> None:
@@ -275,10 +275,10 @@ def test_a_mark_that_the_line_does_not_journal_is_an_error(
     file, marks = line_file(tmp_path), list[Any]()
     with contextlib.closing(PictureFeed(picture_socket(file))) as feed:
         feed.on_said = marks.append
-        none = run("mark", file, name(7), "right", "--by", "Ada")
-        assert (none.returncode, "there is no journal" in complaint(none), marks) == (JOURNAL, True, [])
+        command = "evidence", "mark", file, name(7), "right", "--by", "Ada"
+        assert "there is no journal" in refused(JOURNAL, *command)
+        assert marks == []
         make_writer(tmp_path).close()
-        result = run("mark", file, name(7), "right", "--by", "Ada")
+        lost = refused(DELIVERY, *command)
         until(lambda: [each.mark.picture for each in marks] == [name(7)])
-    assert result.returncode == DELIVERY
-    assert f"did not journal the mark of picture {name(7)} within 0.05 s, so it may be lost" in complaint(result)
+    assert f"did not journal the mark of picture {name(7)} within 0.05 s, so it may be lost" in lost

@@ -15,7 +15,7 @@ from heatline.edge.cli import follow
 from heatline.edge.delivery.follow import FILE_NAME
 from heatline.edge.errors import DeliveryError, InputError
 from heatline.edge.wire.following import Delivered
-from tests.command import HEATLINE, complaint, heatline
+from tests.command import HEATLINE, heatline, refused
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
 
@@ -33,6 +33,10 @@ def file(tmp_path: Path) -> Path:
 
 def run(line: FollowedLine, *arguments: str | Path) -> "subprocess.CompletedProcess[str]":
     return heatline("follow", line.address, "--name", "mes1", *arguments)
+
+
+def following_into(line: FollowedLine, file: Path) -> tuple[str | Path, ...]:
+    return "follow", line.address, "--name", "mes1", "--jsonl", file
 
 
 @contextlib.contextmanager
@@ -135,13 +139,11 @@ def test_a_file_without_events_is_not_changed_nor_one_of_another_follower(line: 
     line.add(GOOD)
     for content in (b"{}\n", b"\xff\n", b"[" * 10_000 + b"\n", b"my only copy", b'{"type":"verdict"}\n{"ty'):
         file.write_bytes(content)
-        done = run(line, "--jsonl", file, "--count", "1")
-        assert (done.returncode, "name another file" in complaint(done)) == (InputError.exit_code, True)
+        assert "name another file" in refused(InputError.exit_code, *following_into(line, file))
         assert file.read_bytes() == content
     file.write_bytes(b"")
     with contextlib.closing(follow.JsonLines(file)):
-        done = run(line, "--jsonl", file)
-    assert (done.returncode, "is being written by another follower" in complaint(done)) == (InputError.exit_code, True)
+        assert "is being written by another follower" in refused(InputError.exit_code, *following_into(line, file))
 
 
 def test_a_full_disk_ends_follow_and_unwritten_events_come_again(line: FollowedLine, tmp_path: Path) -> None:
@@ -151,8 +153,7 @@ def test_a_full_disk_ends_follow_and_unwritten_events_come_again(line: FollowedL
         assert run(line, "--jsonl", file, "--count", "20").returncode == 0
         filler = fill(disk)
         events += line.add(*[DEFECT] * 100, detail="x" * 100)
-        full = run(line, "--jsonl", file)
-        assert (full.returncode, "No space left" in complaint(full)) == (InputError.exit_code, True)
+        assert "No space left" in refused(InputError.exit_code, *following_into(line, file))
         kept = file.read_text().count("\n")
         assert "".join(file.read_text().splitlines(keepends=True)[:kept]) == lines(events[:kept])
         line.wait_until_gone()
@@ -213,5 +214,5 @@ def test_a_consumer_can_be_deleted(line: FollowedLine) -> None:
     done = run(line, "--forget")
     assert (done.returncode, done.stdout) == (0, "consumer mes1 is deleted\n")
     assert line.consumers.positions == {}
-    done = run(line, "--forget")
-    assert (done.returncode, "there is no consumer mes1" in complaint(done)) == (DeliveryError.exit_code, True)
+    sentence = refused(DeliveryError.exit_code, "follow", line.address, "--name", "mes1", "--forget")
+    assert "there is no consumer mes1" in sentence

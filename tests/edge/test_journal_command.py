@@ -12,7 +12,7 @@ import pytest
 
 from heatline.edge.delivery.journal import FILE_NAME, Journal, JournalReader
 from heatline.edge.wire.events import Message
-from tests.command import complaint, heatline
+from tests.command import heatline, refused
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.journals import LINE, change, good, make_writer, mixed_messages, stored_rows
 from tests.golden import assert_golden
@@ -86,9 +86,7 @@ def test_a_file_that_is_no_readable_journal_is_refused_in_one_sentence(tmp_path:
     ]
     for command in ("show", "export"):
         for name, code, words in named:
-            result = run(command, name)
-            assert result.returncode == code
-            assert words in complaint(result)
+            assert words in refused(code, "journal", command, name)
     assert not (tmp_path / "nothing").exists(), "reading makes no journal"
 
 
@@ -151,8 +149,7 @@ def test_an_export_to_a_full_disk_leaves_no_partial_file(tmp_path: Path, folder:
         out.write_text("of yesterday")
         filler = fill(disk)
         os.truncate(filler, filler.stat().st_size - 4096)
-        result = run("export", folder, "--out", out)
-        assert result.returncode == 9
-        assert "cannot be written (No space left on device)" in complaint(result)
+        sentence = refused(9, "journal", "export", folder, "--out", out)
+        assert "cannot be written (No space left on device)" in sentence
         assert sorted(disk.iterdir()) == [out, filler]
         assert out.read_text() == "of yesterday"

@@ -13,7 +13,7 @@ from heatline.edge.frames import Stamp, Watermark
 from heatline.edge.inspection import in_flight_log
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from heatline.edge.wire.events import CountedEvent, Event, JournalEvent, StatusEvent, VerdictEvent, event_from
-from tests.command import WITHIN_SECONDS, complaint, heatline
+from tests.command import WITHIN_SECONDS, refused
 from tests.edge.fault_boots import PATIENT, assert_the_crash_is_reported_first, boots, crashed, die, ids, in_flight
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.journals import events_in, stored_rows
@@ -128,9 +128,7 @@ def test_on_a_full_disk_all_frames_are_inspected_and_the_state_folder_stays_its_
             assert read_previous_run(state / FILE_NAME).reported == {}
             filler.unlink()
             run.until_handshake("READY")
-            refused = heatline("run", other, env=env)
-            assert refused.returncode == 7
-            assert f"{state} belongs to another line that is running" in complaint(refused)
+            assert f"{state} belongs to another line that is running" in refused(7, "run", other, env=env)
             run.until_inspected_frames(1)
             run.process.send_signal(signal.SIGTERM)
             received = run.until_stopped()

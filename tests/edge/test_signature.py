@@ -25,7 +25,7 @@ from heatline.edge.bundle.signature import (
 from heatline.edge.bundle.store import MANIFEST, REQUIRED
 from heatline.edge.errors import CommandRefusedError, ConfigError
 from heatline.edge.monitor.activation import with_key
-from tests.command import complaint, heatline
+from tests.command import complaint, heatline, refused
 from tests.edge.lines import small_frames, write_line, write_pictures
 from tests.edge.status_only_line import StatusOnlyLine, a_change
 from tests.edge.test_status_command import an_own_status, on_sighup
@@ -121,9 +121,7 @@ def test_a_line_refuses_a_bundle_that_no_trusted_key_signed(
         ("run", signed.path, "", "/etc/heatline/trusted"),  # by default no key is trusted
         ("run", edited, "allow_unsigned = true", "does not fit the manifest.json beside it"),
     ):
-        result = heatline(command, line_of(tmp_path, path, address, trust))
-        assert (result.returncode, result.stdout) == (4, "")
-        assert message in complaint(result)
+        assert message in refused(4, command, line_of(tmp_path, path, address, trust))
 
 
 def test_a_new_key_signs_a_bundle_that_a_machine_then_trusts(bundle: Bundle, tmp_path: Path) -> None:
@@ -165,9 +163,7 @@ def test_invalid_bundles_and_keys_are_not_signed_or_trusted(tmp_path: Path, bund
         (["trust", key, "--keys", tmp_path / "keys"], "holds a private key"),
     ]
     for command, message in commands:
-        result = heatline("bundle", *command)
-        assert (result.returncode, result.stdout) == (4, "")
-        assert message in complaint(result)
+        assert message in refused(4, "bundle", *command)
     assert not list(tmp_path.rglob(SIGNATURE))
     assert not (tmp_path / "keys").exists()
     assert key.read_bytes() == before

@@ -24,7 +24,7 @@ from heatline.edge.delivery.auth import make_key_pair
 from heatline.edge.errors import CommandRefusedError, ConfigError, DeliveryError, HeatlineError, MessageError
 from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.wire.events import Handshake, HandshakeState, StatusEvent
-from tests.command import complaint, heatline
+from tests.command import complaint, heatline, refused
 from tests.edge.status_only_line import StatusOnlyLine, a_change, a_status
 from tests.edge.wire_examples import GOLDEN, JOURNAL_STATUS
 from tests.golden import assert_golden
@@ -81,8 +81,7 @@ def test_a_missing_line_is_not_ready_and_another_version_or_an_unusable_file_is_
     assert "an event of schema version 1 came, this reader knows version 2; update the line" in complaint(result)
     (tmp_path / "line1.toml").write_text("nonsense")
     for name in ("line1.toml", "missing.toml"):
-        result = ask(tmp_path / name)
-        assert (result.returncode, name in complaint(result)) == (3, True)
+        assert name in refused(3, "status", tmp_path / name)
 
 
 def test_a_line_is_found_by_its_file_and_its_name_and_a_wildcard_at_loopback(
@@ -129,9 +128,7 @@ def an_own_status(**what: Any) -> StatusEvent:
 
 def failed(kind: type[HeatlineError], *arguments: str | Path) -> str:
     """Return the sentence with which a reload fails."""
-    result = heatline("reload", "--timeout", "20", *arguments)
-    assert (result.returncode, result.stdout) == (kind.exit_code, "")
-    return complaint(result)
+    return refused(kind.exit_code, "reload", "--timeout", "20", *arguments)
 
 
 def test_a_reload_prints_what_is_active_or_the_lines_reason_with_exit_code_15(address: str) -> None:
