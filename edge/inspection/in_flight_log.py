@@ -164,8 +164,8 @@ class PreviousRun:
         """Return by camera how many of its reported frames are not in the journal, at least; None: an unknown number.
 
         The journal may know nothing of a camera. If the journal is new, nothing is missing. If it is older than the
-        run, the service died before the first event of that camera was stored. The journal holds `journalled`; it was made
-        at `since_ns`, UTC; None: there is none, or the time is unknown.
+        run, the service died before the first event of that camera was stored. The journal holds `journalled`; it was
+        made at `since_ns`, UTC; None: there is none, or the time is unknown.
         """
         is_older = since_ns is not None and since_ns < self.written_at_ns
         missing: dict[str, int | None] = {}
