@@ -196,14 +196,18 @@ class EventEmitter:
             self._parts = Parts(config.views, config.within_ms / 1e3, self._emit_part)
             self._parts.resume(journalled, time.monotonic_ns(), time.time_ns(), is_all=is_all)
 
-    def expire_parts(self, *, is_stopping: bool = False) -> None:
-        """Emit the events of parts whose time is over, or of all if no frames will be inspected any more."""
-        if self._parts is not None:
-            with self._lock:
-                if is_stopping:
-                    self._parts.stop()
-                else:
-                    self._parts.expire(time.monotonic_ns())
+    def expire_parts(self, *, is_stopping: bool = False) -> bool:
+        """Emit the events of parts whose time is over, or of all if no frames will be inspected any more. Return whether
+        parts are joined.
+        """
+        if self._parts is None:
+            return False
+        with self._lock:
+            if is_stopping:
+                self._parts.stop()
+            else:
+                self._parts.expire(time.monotonic_ns())
+        return True
 
     def emit_outcome(self, outcome: Outcome) -> None:
         """Emit the verdict event of a frame, and what drifts with it."""

@@ -152,8 +152,7 @@ class Service:
         changeover.close()
         status.is_stopping = True
         in_time = line.pipeline.stop(STOP_WITHIN_SECONDS, lambda: status.update("RUNNING"))
-        line.events.expire_parts(is_stopping=True)
-        self._parts_ended = True
+        self._parts_ended = line.events.expire_parts(is_stopping=True)
         self.leaves_change_running = not changeover.join()
         status.update("STOPPED")
         return in_time

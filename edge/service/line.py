@@ -21,7 +21,7 @@ from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.publisher import Numbering, Publisher
 from heatline.edge.delivery.servers import Answer
 from heatline.edge.delivery.sockets import bind, cannot_bind
-from heatline.edge.errors import CameraError, ConfigError, DeliveryError, Faults, MessageError
+from heatline.edge.errors import CameraError, ConfigError, DeliveryError, Faults, JournalError, MessageError
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger
 from heatline.edge.inspection.pipeline import Pipeline
@@ -199,8 +199,12 @@ def journalled_parts(config: LineConfig, state_folder: Path | None) -> tuple[lis
         with contextlib.suppress(OSError):  # a full disk: the journal then says that events are sent live only
             marker.touch()
         return [], True
-    with JournalReader.open(part_journal(config, state_folder)) as journal:
-        records = journal.newest(MOST_RESUMED, ("verdict.", "part."))
+    try:
+        with JournalReader.open(part_journal(config, state_folder)) as journal:
+            records = journal.newest(MOST_RESUMED, ("verdict.", "part."))
+    except JournalError as error:  # inspection does not wait for what was
+        logger.error("the parts that were open have no event: %s", error)
+        return [], True
     found: list[VerdictEvent | PartEvent] = []
     for record in records:
         with contextlib.suppress(MessageError):  # of another schema version
