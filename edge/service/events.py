@@ -197,8 +197,8 @@ class EventEmitter:
             self._parts.resume(journalled, time.monotonic_ns(), time.time_ns(), is_all=is_all)
 
     def expire_parts(self, *, is_stopping: bool = False) -> bool:
-        """Emit the events of parts whose time is over, or of all if no frames will be inspected any more. Return whether
-        parts are joined.
+        """Emit the events of parts whose time is over, or of all if no frames will be inspected any more. Return
+        whether the line joins parts.
         """
         if self._parts is None:
             return False
