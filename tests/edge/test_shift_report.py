@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -150,6 +149,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_command_prints_and_writes_the_same_rows(tmp_path: Path, folder: Path, bundle: Bundle) -> None:
+    pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow is not installed")  # a line PC may have none
     line = write_line(tmp_path, bundle.path, "ipc://@x", {"top": 'path = "x"'}, '[journal]\nfolder = "state"\n')
     out = {name: tmp_path / f"report.{name}" for name in ("html", "csv", "parquet")}
     words = "report", line, "--since", "2026-10-24", "--zone", "Europe/Vilnius"
