@@ -63,7 +63,7 @@ class Part:
             return PartVerdict("DEFECT")
         if self.missing:
             cameras = ", ".join(dict.fromkeys(self.missing))
-            return PartVerdict("NO_VERDICT", "part.missing", f"no picture of camera {cameras} came {why_missing}")
+            return PartVerdict("NO_VERDICT", "part.missing", f"no verdict of camera {cameras} came {why_missing}")
         if without:
             told = "; ".join(f"camera {view.camera}: {view.reason}" for view in without)
             return PartVerdict("NO_VERDICT", "part.view", f"a picture has no verdict: {told}")

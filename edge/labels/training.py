@@ -14,7 +14,7 @@ from pathlib import Path
 
 import msgspec
 
-from heatline.edge.errors import InputError
+from heatline.edge.errors import ConfigError, InputError
 from heatline.edge.labels.folder import LabelFolder, label_of
 from heatline.edge.util.child_process import describe_end
 from heatline.edge.util.extras import require_extra
@@ -68,7 +68,7 @@ class Training:
         return msgspec.structs.replace(self._state, lines=[*self._lines])
 
     def start(self, minutes: int, by: str) -> None:
-        """Start a training. An InputError: another one is running, or no picture is labelled. A MissingExtraError: this
+        """Start a training. A ConfigError: another one is running, or no picture is labelled. A MissingExtraError: this
         machine has no heatline that trains.
         """
         require_extra("train")
@@ -76,9 +76,9 @@ class Training:
         labels = {picture.label for picture in self._folder.pictures().values()}
         with self._starting:
             if self._state.doing is not None:
-                raise InputError("a training is running; wait for its end, or stop it")
+                raise ConfigError("a training is running; wait for its end, or stop it")
             if "good" not in labels:
-                raise InputError("no picture is labelled as good; label some, then train")
+                raise ConfigError("no picture is labelled as good; label some, then train")
             self._lines.clear()
             self._state = TrainState(by=by, doing="train")
             NamedThread("training", self._work, minutes, by).start()

@@ -51,6 +51,8 @@ class Logins:
     def __init__(self, line: KeyPair, allowed: Path, clock: Callable[[], float] = time.time) -> None:
         self._line, self._allowed, self._clock = line, allowed, clock
         self._cookie_key = hmac.digest(line.secret, b"heatline page", "sha256")
+        self._begin_s = int(clock())
+        """What was used before is not known, so older codes are not valid."""
         self._used: dict[str, float] = {}
         """Codes that were used, and when they end."""
         self._lock = threading.Lock()
@@ -72,7 +74,7 @@ class Logins:
             return None
         (public, made_s), now_s = head, self._clock()
         expected = _text(_HEAD.pack(public, made_s), _shared(self._line, public))
-        if abs(now_s - made_s) > CODE_SECONDS or not hmac.compare_digest(code, expected):
+        if made_s < self._begin_s or abs(now_s - made_s) > CODE_SECONDS or not hmac.compare_digest(code, expected):
             return None
         with self._lock:
             self._used = {used: end_s for used, end_s in self._used.items() if end_s > now_s}

@@ -30,7 +30,7 @@ from heatline.edge.errors import AccessError, ConfigError
 from heatline.edge.keys import read_secret
 from heatline.edge.monitor.api import error, read_body
 from heatline.edge.monitor.live import LARGEST_MESSAGE
-from heatline.edge.monitor.login import PERSON, PERSON_SECONDS, Logins
+from heatline.edge.monitor.login import PERSON, PERSON_SECONDS, Logins, Person
 from heatline.edge.util.listener import ACCEPTED_AT_ONCE, Listener
 from heatline.edge.util.process import yield_processor
 
@@ -242,10 +242,16 @@ class Access:
         return answer
 
     def _is_known(self, connection: HTTPConnection) -> bool:
-        """Return whether a request has the token or its cookie."""
+        """Return whether a request has the token, its cookie, or that of a person."""
         cookie, bearer = connection.cookies.get(self._cookie, ""), connection.headers.get("authorization", "")
         is_cookie = hmac.compare_digest(cookie.encode(), self._cookie_value.encode())
-        return is_cookie or hmac.compare_digest(bearer.encode(), f"Bearer {self._token}".encode())
+        is_token = hmac.compare_digest(bearer.encode(), f"Bearer {self._token}".encode())
+        return is_cookie or is_token or self._person(connection) is not None
+
+    def _person(self, connection: HTTPConnection) -> Person | None:
+        """Return who is logged in."""
+        cookie = connection.cookies.get(self._person_cookie, "")
+        return self._logins.person(cookie) if cookie and self._logins is not None else None
 
     def _refuse_change(self, connection: HTTPConnection) -> Response | None:
         """Return the answer to a change whose sender may not make it; note who sends another."""
@@ -262,7 +268,7 @@ class Access:
             return error(
                 403, f"this needs the role {role}, and nobody can log in: set key under [security] of the line"
             )
-        person = self._logins.person(connection.cookies.get(self._person_cookie, ""))
+        person = self._person(connection)
         if person is None or person.role not in (role, "engineer"):
             who = "you are not logged in, or not any more" if person is None else f"{person.name} is {person.role}"
             return error(
@@ -278,13 +284,13 @@ class Access:
         given = form.get(b"token", [b""])[0].strip()
         person = self._logins and self._logins.cookie_for(given.decode("ascii", "replace"))
         if not person and not (self._token and hmac.compare_digest(given, self._token.encode())):
-            problem = "This is not the token of this line, nor a code that is valid now."
+            problem = "This is not the token of this line, nor a code that is valid now; make a new code."
             return HTMLResponse(LOGIN_PAGE.format(problem=problem), 401)
         answer = RedirectResponse("/", 303)
         set_cookie = partial(answer.set_cookie, httponly=True, samesite="strict", secure=self._secure)
         if person:
             set_cookie(self._person_cookie, person, max_age=PERSON_SECONDS)
-        if self._token:
+        else:
             set_cookie(self._cookie, self._cookie_value, max_age=COOKIE_SECONDS)
         return answer
 

@@ -156,7 +156,7 @@ def count(reader: JournalReader, scope: Scope) -> Tally:
     tally, of_topic = Tally(), dict[str, list[str]]()
     counters = {"verdict": tally.frames, "part": tally.parts}
     decode, decode_review = msgspec.json.Decoder(_Judged).decode, msgspec.json.Decoder(ReviewEvent).decode
-    since_ns = int(scope.since.timestamp() * NS)
+    since_ns = min(max(0, int(scope.since.timestamp() * NS)), 1 << 62)  # SQLite takes 64 bits
     until_ns = 1 << 63 if scope.until is None else int(scope.until.timestamp() * NS)
     contents, period = reader.contents(), (0, 0)
     after, last = max(0, contents.first_seq - 1), contents.last_seq

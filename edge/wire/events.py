@@ -55,7 +55,7 @@ WORDS: Mapping[str, str] = {
     "failed.foreign_area": "something covers the product, or a part of the picture is lost",
     "failed.engine": "the computation failed",
     COLLECTING: "the line has no bundle yet, and collects pictures",
-    "part.missing": "a picture of the part did not come in time",
+    "part.missing": "the verdict of a picture of the part did not come in time",
     "part.view": "a picture of the part has no verdict",
     "part.changed": "the product or the bundle changed between two pictures of the part",
     "failed.frozen": "the same picture comes again and again",

@@ -194,9 +194,9 @@ def test_what_a_part_lacks_is_named_and_a_late_picture_belongs_to_no_other_part(
     journal.parts.stop()
     defect, missing, again, lost, _, stopped = journal.ended
     assert (defect.verdict, defect.missing, len(defect.views), again.verdict) == ("DEFECT", ["side"], 1, "GOOD")
-    assert (missing.reason, missing.detail) == ("part.missing", "no picture of camera side came within 100 ms")
+    assert (missing.reason, missing.detail) == ("part.missing", "no verdict of camera side came within 100 ms")
     assert (lost.reason, lost.detail) == ("part.view", f"a picture has no verdict: camera top: {lost.views[0].reason}")
-    assert stopped.detail == "no picture of camera side came before the line was stopped"
+    assert stopped.detail == "no verdict of camera side came before the line was stopped"
     assert journal.parts.account == PartAccount(announced=6, judged=2, no_verdict=4)
     journal.now_ms += LATE_NS // MS + 2 * WITHIN_MS
     journal.frame("side", "GOOD", "P3", journal.now_ms)
@@ -236,7 +236,7 @@ def test_each_triggered_part_has_one_event_through_kills_of_the_line(
         parts = [event_from(record.header) for record in journal.newest(1000, ["part."])]
     assert sorted(event.part_id for event in parts) == sorted(announced)
     assert {event.part_id for event in parts if event.missing} >= {f"P{life}-1" for life in range(kills + 1)}
-    assert "no picture of camera side came within 3000 ms" in {event.detail for event in parts}
+    assert "no verdict of camera side came within 3000 ms" in {event.detail for event in parts}
 
 
 def test_parts_that_cannot_be_are_refused_in_a_sentence(tmp_path: Path, bundle: Bundle, address: str) -> None:
