@@ -22,7 +22,9 @@ ENDED = "!document.querySelector('.train .start').hidden && document.querySelect
 
 
 @pytest.mark.long
-def test_a_browser_leads_from_a_camera_to_the_verdicts_of_a_new_bundle(browser: Browser, tmp_path: Path) -> None:
+def test_a_browser_leads_from_a_camera_to_the_verdicts_of_a_new_bundle(
+    browser: Browser, tmp_path: Path, expected: list[str]
+) -> None:
     """The camera shows drawn boards; the test looks up which are defective, as a person sees it."""
     drawn, folder = tmp_path / "drawn", tmp_path / "line1-pictures"
     subprocess.run([sys.executable, DRAW, drawn, "--count", str(BOARDS)], check=True)
@@ -61,5 +63,6 @@ def test_a_browser_leads_from_a_camera_to_the_verdicts_of_a_new_bundle(browser: 
         assert (change.applied, change.by) == (True, "Ada")
         judged = run.until(lambda event: isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT")
         assert judged.bundle == change.bundle
+        expected.append("favicon")  # the report is one file, and asks for no icon
         browser.driver.get(f"http://{page.local.removeprefix('tcp://')}/label/api/report/report.html")
         browser.leave()
