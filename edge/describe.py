@@ -75,8 +75,8 @@ def describe_event(event: Event) -> EventText:
             return EventText(mark.camera, "", mark.kind, f"{mark.picture}, by {mark.by}", "default")
         case PartEvent():
             colour = {"GOOD": "green", "DEFECT": "red", "NO_VERDICT": "yellow"}[event.verdict]
-            told = event.detail or f"{format_count(len(event.views), 'picture')}, {event.latency_ms:.0f} ms"
-            return EventText("", event.part_id or "", f"part {event.verdict}", told, colour)
+            detail = event.detail or f"{format_count(len(event.views), 'picture')}, {event.latency_ms:.0f} ms"
+            return EventText("", event.part_id or "", f"part {event.verdict}", detail, colour)
         case StepEvent():
             by = "" if event.by is None else f", by {event.by}"
             return EventText("", "", event.step, event.detail + by, "default")
@@ -190,8 +190,7 @@ def describe_evidence(evidence: EvidenceState) -> str:
 
 def describe_parts(parts: PartAccount) -> str:
     """Describe how the parts of a line ended."""
-    told = f"{parts.announced} announced: {parts.judged} judged, {parts.no_verdict} without verdict"
-    return f"{told}, {parts.open} open"
+    return f"{parts.announced} announced: {parts.judged} judged, {parts.no_verdict} without verdict, {parts.open} open"
 
 
 def describe_shadow(shadow: ShadowState) -> str:

@@ -61,7 +61,7 @@ def places_of(config: LineConfig) -> list[str]:
 
 def result_of(event: Event) -> VerdictEvent | None:
     """Return the verdict of a frame, or that of a part in the form of a frame's; None: the event is no result."""
-    if isinstance(event, VerdictEvent) or not isinstance(event, PartEvent):
+    if not isinstance(event, PartEvent):
         return event if isinstance(event, VerdictEvent) else None
     same = {name: getattr(event, name) for name in VerdictEvent.__struct_fields__ if hasattr(event, name)}
     return VerdictEvent(
@@ -70,7 +70,7 @@ def result_of(event: Event) -> VerdictEvent | None:
         frame_id=None,
         frame_number=0,
         frames=len(event.views),
-        times=Times(captured_at_ns=event.began_at_ns, captured_monotonic_ns=0, camera_timestamp_ns=None),
+        times=Times(captured_at_ns=event.began_at_ns, captured_monotonic_ns=0),
         score_threshold=None,
         evidence_threshold=None,
         precision=None,

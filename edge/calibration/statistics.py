@@ -1,6 +1,6 @@
 """Bounds of shares and of new values.
 
-Exact binomial bounds: C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits illustrated
+Exact binomial tails and bounds: C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits illustrated
 in the case of the binomial, Biometrika 26 (1934). Student's t predicts the next value of a normal distribution from
 few. The bootstrap draws whole groups, with replacement (Efron & Tibshirani 1993, percentile intervals), as pictures of
 one group show the same thing; with few groups an interval is not reliable, and none is given.
@@ -10,9 +10,30 @@ import math
 from collections.abc import Sequence
 from statistics import fmean, variance
 
-import numpy as np
-
 CONFIDENCE = 0.95
+
+
+def cdf(count: int, n: int, share: float) -> float:
+    """P(X <= count) for X ~ Binomial(n, share).
+
+    The sum starts at `count` and moves away from the mean: its terms only fall, so few of them matter for any n.
+    """
+    if count < 0:
+        return 0.0
+    if count >= n or share <= 0:
+        return 1.0
+    if share >= 1:
+        return 0.0
+    if count > n * share:  # the mean lies on this side, so sum the other tail
+        return 1.0 - cdf(n - count - 1, n, 1.0 - share)
+    ways = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
+    term = total = 1.0  # as multiples of the first term
+    for k in range(count, 0, -1):
+        term *= k * (1.0 - share) / ((n - k + 1) * share)
+        total += term
+        if term < 1e-18 * total:
+            break
+    return math.exp(ways + count * math.log(share) + (n - count) * math.log1p(-share)) * total
 
 
 def upper_bound(count: int, n: int, confidence: float = CONFIDENCE) -> float:
@@ -24,12 +45,9 @@ def upper_bound(count: int, n: int, confidence: float = CONFIDENCE) -> float:
     """
     if count >= n:
         return 1.0
-    k = np.arange(count + 1)
-    log_ways = np.cumsum(np.log(np.append(1.0, (n - k[:-1]) / k[1:])))  # of the binomial coefficients
     low, high = count / n, 1.0
     while low < (middle := (low + high) / 2) < high:
-        tail = np.exp(log_ways + k * math.log(middle) + (n - k) * math.log1p(-middle)).sum()
-        low, high = (middle, high) if tail > 1.0 - confidence else (low, middle)
+        low, high = (middle, high) if cdf(count, n, middle) > 1.0 - confidence else (low, middle)
     return high
 
 

@@ -49,6 +49,8 @@ class GoodFrame:
     def of(cls, logits: NDArray[np.float32], heatmap: NDArray[np.float32], group: str | None = None) -> "GoodFrame":
         """Create it from the tiles' logits [N] and the heatmap [H, W], without its NaN cells, which no tile covers."""
         cells = heatmap[~np.isnan(heatmap)]
+        if not len(cells):
+            cells = np.full(1, np.nan, np.float32)  # without a usable value, no threshold can be set
         stored = min(len(cells), max(math.ceil(STORED_SHARE * len(cells)), STORED_AT_LEAST))
         cells.partition(len(cells) - stored)
         highest = cells[len(cells) - stored :].copy()  # a view would hold all cells in memory

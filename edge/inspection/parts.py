@@ -65,8 +65,8 @@ class Part:
             cameras = ", ".join(dict.fromkeys(self.missing))
             return PartVerdict("NO_VERDICT", "part.missing", f"no verdict of camera {cameras} came {why_missing}")
         if without:
-            told = "; ".join(f"camera {view.camera}: {view.reason}" for view in without)
-            return PartVerdict("NO_VERDICT", "part.view", f"a picture has no verdict: {told}")
+            causes = "; ".join(f"camera {view.camera}: {view.reason}" for view in without)
+            return PartVerdict("NO_VERDICT", "part.view", f"a picture has no verdict: {causes}")
         if any(setup != self.setups[0] for setup in self.setups):
             detail = "its pictures were judged as different products or by different bundles"
             return PartVerdict("NO_VERDICT", "part.changed", detail)

@@ -45,7 +45,9 @@ Choose = Callable[[Picture], str | None]
 T = TypeVar("T")
 FOREVER = "private, max-age=86400, immutable"
 """The pixels under an id never change."""
-REPORT_MAY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'"
+SHIFT_REPORT_MAY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'"
+)
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_COORDINATE = 1 << 20
 _BOX = {"x0": 0, "y0": 0, "x1": LARGEST_COORDINATE, "y1": LARGEST_COORDINATE}
@@ -227,7 +229,7 @@ class Api:
             page = html_of(self._file, *self._report(request), served=True)
         except HeatlineError as problem:
             page = html_of(self._file, {}, Tally(), served=True, problem=str(problem))
-        return HTMLResponse(page, headers={"cache-control": "no-store", "content-security-policy": REPORT_MAY})
+        return HTMLResponse(page, headers={"cache-control": "no-store", "content-security-policy": SHIFT_REPORT_MAY})
 
     def _report(self, request: Request) -> tuple[dict[str, Any], Tally]:
         asked = request.query_params
@@ -360,8 +362,8 @@ async def failed(_: Request, problem: Exception) -> Response:
         _log.error("a request was not answered: %s", problem, exc_info=problem)
     if isinstance(problem, DeliveryError | JournalError):
         return error(503, str(problem))
-    fits_not = isinstance(problem, HeatlineError) and not isinstance(problem, InputError)
-    return error(409 if fits_not else 500, str(problem))
+    is_conflict = isinstance(problem, HeatlineError) and not isinstance(problem, InputError)
+    return error(409 if is_conflict else 500, str(problem))
 
 
 HANDLERS = {HTTPException: refused, HeatlineError: failed, Exception: failed}

@@ -120,7 +120,7 @@ class PictureFeed:
         self._path = path
         self.on_reload: Callable[[str], None] = lambda _by: None
         """Is given the name of each person who asks for a reload, on the feed's thread."""
-        self.on_said: Callable[[AddMark | AddStep], None] = lambda _: None
+        self.on_user_action: Callable[[AddMark | AddStep], None] = lambda _: None
         """Is given what each person marked or did on the page, on the feed's thread."""
         self.shadow: ShadowState | None = None
         """What the process of the shadow bundle reported last, also if it has ended."""
@@ -245,7 +245,7 @@ class PictureFeed:
             if isinstance(message, AskReload):
                 self.on_reload(message.by)
             elif isinstance(message, AddMark | AddStep):
-                self.on_said(message)
+                self.on_user_action(message)
             elif message is not None:
                 with self._lock:
                     self._handle(client, message)

@@ -288,10 +288,10 @@ class EventEmitter:
                 of_boot=boot_id,
             )
 
-    def emit_said(self, said: AddMark | AddStep) -> None:
+    def emit_user_action(self, action: AddMark | AddStep) -> None:
         """Emit what a person marked or did on the page, unless the line is ending: its sender then gets no event."""
         with self._lock, contextlib.suppress(DeliveryError):
-            self._emit(ReviewEvent if isinstance(said, AddMark) else StepEvent, **asdict(said))
+            self._emit(ReviewEvent if isinstance(action, AddMark) else StepEvent, **asdict(action))
 
     def emit_change(self, change: Change, activate: Callable[[], LineSetup | None] = lambda: None) -> None:
         """Emit a change. `activate` activates another setup and returns it: no frame that this setup inspects has its

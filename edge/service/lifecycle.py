@@ -181,7 +181,7 @@ class Service:
         offer = {} if feed is None else {"offer": feed.offer}
         events = EventEmitter(name, boot_id, publisher, heartbeat, in_flight, prepared.setup, **offer)
         if feed is not None:
-            feed.on_reload, feed.on_said = self.reload, events.emit_said
+            feed.on_reload, feed.on_user_action = self.reload, events.emit_user_action
         notify_starting("opening the cameras")
         opening = open_cameras(
             prepared.config.cameras, events.emit_alarm, all_must_open=False, stopping=lambda: self._stopping

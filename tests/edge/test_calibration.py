@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from heatline.edge.calibration import statistics
-from heatline.edge.calibration.statistics import prediction_bound, t_cdf, t_quantile, upper_bound
+from heatline.edge.calibration.statistics import cdf, prediction_bound, t_cdf, t_quantile, upper_bound
 from heatline.edge.calibration.thresholds import (
     STORED_AT_LEAST,
     STRONG_SHARE,
@@ -72,6 +72,7 @@ def test_invalid_values_are_refused() -> None:
     for frames, top_cells in (  # no tile reaches a threshold of nan: every frame would be GOOD
         ([good_frame(math.nan), good_frame(1)], None),
         ([good_frame(math.inf), good_frame(1)], None),
+        (with_heatmaps(blank, blank * np.nan), None),
         (with_heatmaps(blank, blank + np.float32(np.inf)), TOP_CELLS),
     ):
         with pytest.raises(InputError, match="finite"):
@@ -236,6 +237,13 @@ def test_bounds_solve_the_equations_of_clopper_and_pearson(counted: tuple[int, i
         assert float(exact_tail(count, n, high)) == pytest.approx(0.025, rel=1e-8)
     if count > 0:
         assert float(1 - exact_tail(count - 1, n, low)) == pytest.approx(0.025, rel=1e-6)
+
+
+@given(st.integers(-2, 60), st.integers(1, 50), st.sampled_from([-0.1, 0.0, 1e-9, 0.03, 0.5, 0.97, 1.0]))
+def test_the_binomial_distribution_equals_scipys(count: int, n: int, share: float) -> None:
+    from scipy.stats import binom
+
+    assert cdf(count, n, share) == pytest.approx(binom.cdf(count, n, max(share, 0)), rel=1e-9, abs=1e-12)
 
 
 @given(st.floats(-50, 50), st.floats(0.5, 0.9999), st.integers(1, 2000))

@@ -274,7 +274,7 @@ def test_a_mark_that_the_line_does_not_journal_is_an_error(
     monkeypatch.setattr("heatline.edge.monitor.pictures.JOURNALLED_WITHIN_SECONDS", 0.05)
     file, marks = line_file(tmp_path), list[Any]()
     with contextlib.closing(PictureFeed(picture_socket(file))) as feed:
-        feed.on_said = marks.append
+        feed.on_user_action = marks.append
         command = "evidence", "mark", file, name(7), "right", "--by", "Ada"
         assert "there is no journal" in refused(JOURNAL, *command)
         assert marks == []

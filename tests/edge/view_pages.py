@@ -122,16 +122,16 @@ def line_with_marks(folder: Path, memory: Memory) -> Iterator[tuple[Path, list[M
     came: list[Mark] = []
     with contextlib.closing(make_writer(folder)) as journal:
 
-        def take(said: AddMark | AddStep) -> None:
-            assert isinstance(said, AddMark)
-            came.append(said.mark)
-            event = msgspec.structs.replace(review_event(said.mark, 0), journal_id=None)
+        def take(action: AddMark | AddStep) -> None:
+            assert isinstance(action, AddMark)
+            came.append(action.mark)
+            event = msgspec.structs.replace(review_event(action.mark, 0), journal_id=None)
             *_, sent = journal.commit([Message(event)])
             assert isinstance(sent.event, ReviewEvent)
             memory.add_review(sent.event)
 
         feed = PictureFeed(folder / "pictures" / "line")
-        feed.on_said = take
+        feed.on_user_action = take
         try:
             yield folder / "pictures" / "line", came
         finally:
