@@ -394,11 +394,11 @@ def notify_socket(folder: Path) -> Iterator[NotifySocket]:
 def assert_every_frame_has_its_event(received: ReceivedEvents, cameras: Sequence[str]) -> None:
     """Check that no event is missing, that each frame is reported once and in order, and that the ledger agrees."""
     for journal_id in {event.journal_id for event in received.in_order}:
-        events = [e for e in received.in_order if not isinstance(e, StatusEvent) and e.journal_id == journal_id]
-        seqs = [event.seq for event in events]
+        counted = [e for e in received.in_order if not isinstance(e, StatusEvent) and e.journal_id == journal_id]
+        seqs = [event.seq for event in counted]
         # A journal continues the count of earlier boots, and its own event is sent before the subscriber connects.
         due = seqs[0] if received.last.journal is not None and seqs else 1
-        for event in events:
+        for event in counted:
             if isinstance(event, JournalEvent) and event.kind == "recording":
                 # A disk that answered late has stored the events of the call that seemed to fail.
                 due = max(due, event.seq)
