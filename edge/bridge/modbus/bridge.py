@@ -177,7 +177,7 @@ class CommandRegisters:
         return None if length == 0 else part_id if fits else ""
 
     async def _execute(self, echo: dict[str, int], part_id: str | None) -> None:
-        outcome, frame_number = await self._ended(echo, part_id)
+        outcome, frame_number = await self._outcome(echo, part_id)
         self._is_executing = False
         if self._is_reset:
             # The PLC has given it up by writing 0. A command that it wrote since then is not executed: it would be
@@ -187,7 +187,7 @@ class CommandRegisters:
             outcome = Outcome.NONE if self._is_reset else Outcome.LINE_BUSY
         self._bank.put(RESPONSE, {"busy": 0, **echo, "outcome": outcome, "frame_number": frame_number})
 
-    async def _ended(self, echo: dict[str, int], part_id: str | None) -> tuple[Outcome, int]:
+    async def _outcome(self, echo: dict[str, int], part_id: str | None) -> tuple[Outcome, int]:
         """Execute a command; return how it ended, and the number of the frame that was triggered; 0: there is none."""
         line, cameras, products = self._line, self._places.cameras, self._places.products
         camera, product = echo["camera"], echo["product"]
