@@ -35,7 +35,7 @@ class Mailbox:
         self._bank = bank
         self.acknowledged = threading.Event()
         """Set when the shown entry is acknowledged; cleared by who gives the next one."""
-        bank.on_write(self._written)
+        bank.on_write.append(self._written)
 
     def show(self, entry: registers.Values) -> None:
         """Show an entry."""
@@ -153,7 +153,7 @@ class CommandRegisters:
         self._is_executing = False
         self._is_reset = True
         """Whether the PLC has written 0 since it wrote the last command."""
-        bank.on_write(self._written)
+        bank.on_write.append(self._written)
 
     def _written(self) -> None:
         echo = self._echo()

@@ -163,11 +163,8 @@ class RegisterBank:
         self._words: dict[int, int] = {at: 0 for block in blocks for at in range(block.address, block.end)}
         self._written = {at for block in blocks if block.is_written for at in range(block.address, block.end)}
         """Addresses that a client may write."""
-        self._listeners: list[Callable[[], None]] = []
-
-    def on_write(self, listener: Callable[[], None]) -> None:
-        """Call a function after each request that wrote registers."""
-        self._listeners.append(listener)
+        self.on_write: list[Callable[[], None]] = []
+        """What is called after each request that wrote registers."""
 
     def read(self, address: int, count: int) -> list[int] | None:
         """Return registers for a client; None: one of them does not exist."""
@@ -179,7 +176,7 @@ class RegisterBank:
         if not self._written.issuperset(range(address, address + len(words))):
             return False
         self._words.update(enumerate(words, address))
-        for listener in self._listeners:
+        for listener in self.on_write:
             listener()
         return True
 

@@ -138,13 +138,13 @@ class Bridge:
         self._lost, self._last_loss = 0, ""
         self._losses, self._refused = RateLimitedLog(logger), RateLimitedLog(logger)
         self._preparing: asyncio.Task[list[Any]] | None = None
-        self._loop = asyncio.get_running_loop()
 
     async def run(self, announce: Callable[[str], None]) -> None:
         """Serve until SIGTERM or Ctrl-C, and announce it in a sentence once clients can connect.
 
         Raises: as `Follower.receive_batch`, and DeliveryError: nothing can listen at the address.
         """
+        self._loop = asyncio.get_running_loop()
         await self._server.prepare()
         await self._space.build()
         await self._add_methods()
@@ -289,9 +289,5 @@ def run_bridge(line: str, key_files: KeyFiles, announce: Callable[[str], None]) 
 
     Raises: as `Bridge` and `Bridge.run`.
     """
-
-    async def run() -> None:
-        await Bridge(line, key_files).run(announce)
-
     logging.getLogger("asyncua").setLevel(logging.CRITICAL)  # a client could fill the disk with its warnings
-    asyncio.run(run())
+    asyncio.run(Bridge(line, key_files).run(announce))

@@ -258,7 +258,6 @@ class BridgeServer(Server):
 
     def disconnect_revoked(self) -> None:
         """Disconnect the clients whose certificates are not allowed any more."""
-        assert self.bserver is not None
         for connection in list(self.bserver.clients):
             session = connection.processor.session if connection.processor is not None else None
             name = session.user.name if session is not None and session.is_activated() else None
