@@ -15,7 +15,7 @@ from heatline.edge.cameras.base import EndOfFrames, Opened
 from heatline.edge.cameras.liveness import Fault, Liveness
 from heatline.edge.cameras.process import CameraProcess, Ended, Health, ProcessMessage, TriggerResult
 from heatline.edge.cameras.settings import CameraSettings
-from heatline.edge.cameras.triggering import Intake, TriggerRequest
+from heatline.edge.cameras.triggering import Intake, PartRequest
 from heatline.edge.errors import CameraError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
 from heatline.edge.util.child_process import Restarts
@@ -58,6 +58,7 @@ class SupervisedCamera:
     def __init__(self, settings: CameraSettings, on_alarm: Callable[[CameraAlarm], None]) -> None:
         self.name, self.settings, self._on_alarm = settings.name, settings, on_alarm
         self._intake, self._liveness = Intake(settings), Liveness(settings)
+        self._logged: Callable[[int], None]
         self._process: CameraProcess | None = None
         self._restarts = Restarts(FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
         self.opened: Opened | None = None
@@ -116,11 +117,12 @@ class SupervisedCamera:
                     self._step(min(left_s, TICK_SECONDS))
                 else:
                     return None
-            return self._intake.waiting.popleft()
+            item, self._logged = self._intake.waiting.popleft()
+            return item
 
     def logged(self, number: int) -> None:
-        """Answer the triggers of frames up to this number, which are logged as in flight. The thread that grabs."""
-        self._intake.logged(number)
+        """Answer the trigger of the frame that was grabbed last, which is logged as in flight under this number."""
+        self._logged(number)
 
     def interrupt(self) -> None:
         """Make `grab` close the camera and end."""
@@ -133,11 +135,7 @@ class SupervisedCamera:
         self._close_process("stopped", "the line stopped")
         os.close(self._wake)
 
-    def skip_numbers(self, frames: int) -> None:
-        """Leave the ledger's next numbers to frames of the run before. Call this before the first `grab`."""
-        self._intake.number += frames
-
-    def trigger(self, request: TriggerRequest) -> None:
+    def trigger(self, request: PartRequest) -> None:
         """Request a frame of a part, or announce the part of the next frame; another thread gives the answer later."""
         if self._interrupted:
             request.refuse("stopping", "the line is stopping")
@@ -220,7 +218,7 @@ class SupervisedCamera:
         if self._process is not None:
             poll.register(self._process.fileno(), select.POLLIN)
         if parts := self._intake.parts:
-            wait_s = min(wait_s, (parts[0].give_up_ns - time.monotonic_ns()) / 1e9)
+            wait_s = min(wait_s, (parts[0].since_ns + self._intake.within_ns - time.monotonic_ns()) / 1e9)
         poll.poll(max(wait_s, 0.001) * 1e3)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)

@@ -17,7 +17,7 @@ from heatline.edge.delivery.servers import CommandServer
 from heatline.edge.errors import DeliveryError, EngineError
 from heatline.edge.frames import BadFrame, FrameRule
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
-from heatline.edge.inspection.inspector import Outcome, Unjudged
+from heatline.edge.inspection.inspector import outcome_without
 from heatline.edge.inspection.ledger import Lane, Ledger
 from heatline.edge.inspection.pipeline import Camera, Pipeline
 from heatline.edge.monitor.feed import PictureFeed
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
 STOP_WITHIN_SECONDS = 15.0
-_CRASHED = Unjudged("dropped", "crashed", "the service ended before there was a verdict, and was started again")
+_CRASHED = "the service ended before there was a verdict, and was started again"
 
 
 class Service:
@@ -223,9 +223,7 @@ class Service:
             line.events.emit_unjournalled(run.boot_id, missing)
         for stamp in run.in_flight:
             if stamp.camera in line.cameras:
-                line.cameras[stamp.camera].skip_numbers(stamp.frames)
-                crashed = ledger.announce(BadFrame(stamp, _CRASHED.reason, _CRASHED.detail, _CRASHED.kind))
-                ledger.complete(Outcome(crashed.stamp, unjudged=_CRASHED))
+                ledger.complete(outcome_without(ledger.announce(BadFrame(stamp, "crashed", _CRASHED, "dropped"))))
             else:
                 camera = utf8_safe(stamp.camera)
                 logger.error(

@@ -12,7 +12,7 @@ import zmq
 
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
-from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
+from heatline.edge.cameras.triggering import PartRequest
 from heatline.edge.config import JournalConfig, LineConfig
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.follow import Consumers, FollowServer
@@ -29,7 +29,6 @@ from heatline.edge.service.events import EventEmitter, Heartbeat
 from heatline.edge.service.sidecar import Shadow, Sidecar
 from heatline.edge.util.files import open_locked
 from heatline.edge.util.systemd import RUNTIME_FOLDERS
-from heatline.edge.util.text import utf8_safe
 from heatline.edge.wire import commands
 from heatline.edge.wire.events import PartEvent, VerdictEvent, event_from
 
@@ -222,24 +221,13 @@ def command_handler(
         if isinstance(request, commands.SelectRequest):
             select(request.product, answer)
         elif request.camera in cameras:
-            trigger = TriggerRequest(request.part_id, lambda result: answer(_to_reply(request, result)))
-            cameras[request.camera].trigger(trigger)
+            cameras[request.camera].trigger(PartRequest(request.part_id, answer))
         else:
             known = ", ".join(sorted(cameras))
             detail = f"there is no camera {request.camera!r}; expected one of {known}"
             answer(commands.refusal("unknown_camera", detail))
 
     return handle
-
-
-def _to_reply(request: commands.TriggerRequest, result: TriggerAnswer) -> commands.Reply:
-    if result.refused is not None:
-        return commands.refusal(result.refused, utf8_safe(result.detail))
-    if result.frame_id is None:
-        return commands.Announced(camera=request.camera, part_id=request.part_id)
-    return commands.Triggered(
-        camera=request.camera, part_id=request.part_id, frame_id=result.frame_id, frame_number=result.frame_number
-    )
 
 
 @contextlib.contextmanager
