@@ -98,8 +98,6 @@ class GenicamCamera(FrameSource[GenicamSettings]):
         return None
 
     def trigger(self) -> None:
-        if self._settings.trigger != "software":
-            super().trigger()
         with self._in_use:
             if not self._started:
                 raise self._error("it is not open, so it took no trigger")

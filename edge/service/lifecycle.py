@@ -14,7 +14,7 @@ from heatline.edge.config import LineConfig
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.delivery.servers import CommandServer
-from heatline.edge.errors import DeliveryError, EngineError
+from heatline.edge.errors import DeliveryError, EngineError, Faults
 from heatline.edge.frames import BadFrame, FrameRule
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
 from heatline.edge.inspection.inspector import outcome_without
@@ -183,12 +183,14 @@ class Service:
         if feed is not None:
             feed.on_reload, feed.on_user_action = self.reload, events.emit_user_action
         notify_starting("opening the cameras")
-        opening = open_cameras(
-            prepared.config.cameras, events.emit_alarm, all_must_open=False, stopping=lambda: self._stopping
+        cameras, faults = prepared.config.cameras, Faults()
+        opened = at_end.enter_context(
+            open_cameras(
+                cameras, events.emit_alarm, all_must_open=False, faults=faults, stopping=lambda: self._stopping
+            )
         )
-        opened = at_end.enter_context(opening)
-        rules = {each.name: FrameRule(each.size, each.pixel_format) for each in prepared.config.cameras}
-        sources = {name: Camera(each, rules[name]) for name, each in opened.items()}
+        faults.raise_found()
+        sources = {each.name: Camera(opened[each.name], FrameRule(each.size, each.pixel_format)) for each in cameras}
         return Line(
             cameras=opened,
             pipeline=Pipeline(sources, ledger, events.emit_outcome, events.pass_probe),

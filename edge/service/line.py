@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -65,7 +66,7 @@ def open_cameras(
     on_alarm: Callable[[CameraAlarm], None],
     *,
     all_must_open: bool,
-    faults: Faults | None = None,
+    faults: Faults,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, SupervisedCamera]]:
     """Open all cameras at the same time and return them by name. Close them at the end.
@@ -74,17 +75,15 @@ def open_cameras(
         on_alarm: receives each camera's death and return.
         all_must_open: True: wait for all cameras; one that does not open is an error. False: only a missing file or
             library is an error, and a slow camera goes on opening in the background.
-        faults: takes the errors of cameras that cannot be opened, which are left out; None: they are raised.
+        faults: takes the errors of cameras that cannot be opened, which are left out.
         stopping: ends the wait.
-    Raises:
-        CameraError, MissingExtraError: a camera cannot be opened.
     """
     cameras = [SupervisedCamera(camera, on_alarm) for camera in settings]
 
     def open_one(camera: SupervisedCamera) -> None:
         must_open = all_must_open or camera.settings.is_file_source
         try:
-            camera.open(None if must_open else OPENED_AT_START_WITHIN_SECONDS)
+            camera.open(math.inf if must_open else OPENED_AT_START_WITHIN_SECONDS)
         except CameraError:
             if must_open:
                 raise
@@ -103,15 +102,11 @@ def open_cameras(
         while wait(openings, timeout=POLL_SECONDS).not_done:
             if stopping():
                 interrupt()
-        found, closed = {}, Faults()
+        found = {}
         for camera, opening in zip(cameras, openings, strict=True):
-            with closed.collected():
+            with faults.collected():
                 opening.result()
                 found[camera.name] = camera
-        if faults is None:
-            closed.raise_found()
-        else:
-            faults.found += closed.found
         yield found
 
 
