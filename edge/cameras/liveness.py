@@ -114,14 +114,12 @@ class Liveness:
         if self._settings.triggered != "free" or self._settings.is_file_source:
             return None
         # Of the stated period and the measured one the longer counts: a camera may be slower than its setting.
-        periods_s = [] if self._opened.period_s is None else [self._opened.period_s]
-        if len(self._periods) >= 3:
-            periods_s.append(median(self._periods) / 1e9)
-        waited_s, limit_s = self.quiet_for_ns(now_ns) / 1e9, FIRST_FRAME_WITHIN_SECONDS
-        if periods_s:
-            limit_s = max(self._settings.silent_after_periods * max(periods_s), MIN_SILENCE_SECONDS)
-        if self._last_captured_ns is None:
-            limit_s = max(limit_s, FIRST_FRAME_WITHIN_SECONDS)
+        measured_s = median(self._periods) / 1e9 if len(self._periods) >= 3 else 0.0
+        period_s = max(self._opened.period_s or 0.0, measured_s)
+        is_known = period_s > 0 and self._last_captured_ns is not None
+        least_s = MIN_SILENCE_SECONDS if is_known else FIRST_FRAME_WITHIN_SECONDS
+        limit_s = max(self._settings.silent_after_periods * period_s, least_s)
+        waited_s = self.quiet_for_ns(now_ns) / 1e9
         if waited_s <= limit_s:
             return None
         return Fault("silent", f"no frame came for {waited_s:.1f} s, {limit_s:.1f} s were expected at most")

@@ -260,10 +260,7 @@ class SupervisedCamera:
                 self._intake.give_up("the camera has shown its last frame")
             case Ended(str(error), cause):
                 self._library_is_missing = cause == "library"
-                if cause == "process":
-                    self._fail(Fault("process", error))
-                else:
-                    self._fail(Fault("broken" if self.opened else "open", error))
+                self._fail(Fault("process" if cause == "process" else "broken" if self.opened else "open", error))
 
     def _handle_frame(self, item: Frame | BadFrame) -> None:
         missing_ids, fault = self._liveness.missing_ids(item.stamp)

@@ -102,13 +102,10 @@ def prepare(
     overlap, tile = config.tiles.overlap_px, bundle.manifest.grid.tile_px
     if overlap is not None and overlap >= tile:
         raise ConfigError(f"tiles.overlap_px is {overlap}, the bundle's tiles are {tile} px; expected less")
-    former = None if active is None else active.setup
-    same = former if isinstance(former, Setup) and former.bundle.digest == bundle.digest else None
-    if same is not None and active is not None and config.engine == active.config.engine:
-        verified = same.verified
+    former = None if active is None or active.config.engine != config.engine else active.setup
+    if isinstance(former, Setup) and former.bundle.digest == bundle.digest:
+        verified = former.verified
     else:
-        # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
-        cache = cache_folder() if active is None else None
         verified = open_verified_engine(
             bundle,
             config.engine.kind,
@@ -117,7 +114,8 @@ def prepare(
             threads=config.engine.threads,
             streams=config.engine.streams,
             batch=config.engine.batch,
-            cache=cache,
+            # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
+            cache=cache_folder() if active is None else None,
             say=report_step,
         )
     areas = {camera.name: camera.region_of_interest for camera in config.cameras}

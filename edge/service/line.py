@@ -82,11 +82,8 @@ def open_cameras(
 
     def open_one(camera: SupervisedCamera) -> None:
         must_open = all_must_open or camera.settings.is_file_source
-        try:
+        with contextlib.suppress(*() if must_open else (CameraError,)):
             camera.open(math.inf if must_open else OPENED_AT_START_WITHIN_SECONDS)
-        except CameraError:
-            if must_open:
-                raise
 
     def interrupt() -> None:
         for camera in cameras:
@@ -95,7 +92,6 @@ def open_cameras(
     with contextlib.ExitStack() as at_end:
         executor = at_end.enter_context(ThreadPoolExecutor(len(cameras)))
         at_end.callback(lambda: list(executor.map(SupervisedCamera.close, cameras)))
-        at_end.callback(interrupt)
         openings = [executor.submit(open_one, camera) for camera in cameras]
         at_end.callback(lambda: wait(openings))
         at_end.callback(interrupt)

@@ -22,7 +22,6 @@ STALLED_AFTER_SECONDS = 5.0
 """The line is stalled if the last stage had no output for so long."""
 STATUS_EVERY_SECONDS = 1.0
 PROBE_AFTER_SECONDS = 1.0
-RETRY_WRITING_EVERY_SECONDS = 5.0
 WINDOW_SECONDS = 10.0
 BEGINS_BELOW = 0.9
 """A camera loses frames once a smaller share of its frames is inspected."""
@@ -160,7 +159,7 @@ class StatusMonitor:
         self.is_stopping = False
         """Whether the line takes no new frames any more."""
         self._drops = DropMonitor()
-        self._report_at_s = self._retry_writing_at_s = 0.0
+        self._report_at_s = 0.0
         self._reported: object = None
         self._fed_at = -1
         """The heartbeat at which systemd's watchdog was last fed."""
@@ -172,13 +171,12 @@ class StatusMonitor:
         now_s = time.monotonic()
         if self._line.heartbeat.quiet_for_s() > PROBE_AFTER_SECONDS and not self.is_stopping:
             self._line.pipeline.probe()
-        if now_s >= self._retry_writing_at_s and not self.is_stopping:
-            self._retry_writing_at_s = now_s + RETRY_WRITING_EVERY_SECONDS
-            self._line.in_flight.retry()
-            self._changeover.retry_storing_product()
         is_due = now_s >= self._report_at_s
         if is_due:
             self._report_at_s = now_s + STATUS_EVERY_SECONDS
+            if not self.is_stopping:
+                self._line.in_flight.retry()
+                self._changeover.retry_storing_product()
         line, changeover, setup = self._line, self._changeover, self._line.ledger.setup
         verified = setup.verified if isinstance(setup, Setup) else None
         beats, journal = line.heartbeat.count, line.journal.state()
