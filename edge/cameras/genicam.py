@@ -70,9 +70,6 @@ class GenicamCamera(FrameSource[GenicamSettings]):
             return self._open()
         except AravisError as error:
             raise self._error(str(error)) from error
-        finally:
-            if not self._started:
-                self.close()
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
         self._return_buffer()

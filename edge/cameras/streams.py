@@ -126,11 +126,7 @@ class V4l2Camera(StreamSource[V4l2Settings, NDArray[np.uint8]]):
         self._capture = cv2.VideoCapture(str(self._settings.device), cv2.CAP_V4L2)
         if not self._capture.isOpened():
             raise self._error("is not a video device that captures, or another program uses it; set device")
-        try:
-            found = self._set_up(self._capture)
-        except CameraError:
-            self._capture.release()
-            raise
+        found = self._set_up(self._capture)
         self.start(str(self._settings.device))
         return found
 
@@ -233,7 +229,6 @@ class RtspCamera(StreamSource[RtspSettings, "VideoFrame | None"]):
                 reason = f"did not answer within {within_s:g} s; check cable and address, or raise open_within_s"
             raise CameraError(f"camera {self.name}: {shown} {reason}") from error
         if not container.streams.video:
-            container.close()
             raise CameraError(f"camera {self.name}: {shown} has no video; correct the path in url")
         stream = container.streams.video[0]
         stream.codec_context.options = {"flags": "low_delay"}

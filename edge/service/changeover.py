@@ -418,7 +418,11 @@ def reconfigure(
     Raises:
         CameraError: a camera cannot be opened with its new settings; all cameras have the old ones again.
     """
-    pairs = [(old, new) for old, new in zip(before, after, strict=True) if _own_settings(old) != _own_settings(new)]
+    pairs = [
+        (old, new)
+        for old, new in zip(before, after, strict=True)
+        if any(getattr(old, key, None) != getattr(new, key, None) for key in SET_IN_THE_CAMERA)
+    ]
     proceed = threading.Event()
     opened = {new.name: cameras[new.name].reconfigure(new, proceed) for _, new in pairs}
     # Each gets a result, as opening a camera has a time limit.
@@ -433,11 +437,6 @@ def reconfigure(
         yield
     finally:
         proceed.set()
-
-
-def _own_settings(settings: CameraSettings) -> dict[str, object]:
-    """Return the settings that the camera itself holds."""
-    return {key: getattr(settings, key, None) for key in SET_IN_THE_CAMERA}
 
 
 def require_reversible(now: LineConfig, wanted: LineConfig) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -28,7 +29,7 @@ from heatline.edge.service.events import EventEmitter, Heartbeat
 from heatline.edge.service.line import (
     PARTS_OPEN,
     Line,
-    command_handler,
+    handle_command,
     journalled_parts,
     lock_folder,
     open_cameras,
@@ -107,7 +108,7 @@ class Service:
         line.heartbeat.begin()
         line.pipeline.probe()  # the line is READY only after a tile has passed all stages
         if config.commands.bind is not None:
-            handle = command_handler(line.cameras, changeover.select)
+            handle = partial(handle_command, line.cameras, changeover.select)
             commands = CommandServer(config.commands.bind, handle, line.access)
             commands.start()
             at_end.callback(commands.close)
@@ -227,10 +228,8 @@ class Service:
             if stamp.camera in line.cameras:
                 ledger.complete(outcome_without(ledger.announce(BadFrame(stamp, "crashed", _CRASHED, "dropped"))))
             else:
-                camera = utf8_safe(stamp.camera)
-                logger.error(
-                    "the line no longer has camera %s, of which %d frames were in flight", camera, stamp.frames
-                )
+                words = "the line no longer has camera %s, of which %d frames were in flight"
+                logger.error(words, utf8_safe(stamp.camera), stamp.frames)
         if run.in_flight:
             sent = threading.Event()
             self._wait(status, lambda: not any(account.in_flight for account in ledger.accounts().values()))

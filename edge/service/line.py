@@ -203,22 +203,20 @@ def journalled_parts(config: LineConfig, state_folder: Path | None) -> tuple[lis
     return found, len(records) < MOST_RESUMED
 
 
-def command_handler(
-    cameras: Mapping[str, SupervisedCamera], select: Callable[[str, Answer], None]
-) -> Callable[[commands.Request, Answer], None]:
-    """Return what handles each command: it passes the command on, and answers once it is done."""
-
-    def handle(request: commands.Request, answer: Answer) -> None:
-        if isinstance(request, commands.SelectRequest):
-            select(request.product, answer)
-        elif request.camera in cameras:
-            cameras[request.camera].trigger(PartRequest(request.part_id, answer))
-        else:
-            known = ", ".join(sorted(cameras))
-            detail = f"there is no camera {request.camera!r}; expected one of {known}"
-            answer(commands.refusal("unknown_camera", detail))
-
-    return handle
+def handle_command(
+    cameras: Mapping[str, SupervisedCamera],
+    select: Callable[[str, Answer], None],
+    request: commands.Request,
+    answer: Answer,
+) -> None:
+    """Pass a command on, and answer once it is done."""
+    if isinstance(request, commands.SelectRequest):
+        select(request.product, answer)
+    elif request.camera in cameras:
+        cameras[request.camera].trigger(PartRequest(request.part_id, answer))
+    else:
+        detail = f"there is no camera {request.camera!r}; expected one of {', '.join(sorted(cameras))}"
+        answer(commands.refusal("unknown_camera", detail))
 
 
 @contextlib.contextmanager

@@ -88,25 +88,24 @@ def find_reasons(
         found.append(Reason("stalled", f"the inspection had no output for {int(quiet_for_s)} s"))
     if changing is not None:
         found.append(Reason("changing", f"{changing} is being prepared"))
-    for name, camera in cameras.items():
-        if camera.reason is not None:
-            found.append(Reason("camera_dead", f"camera {name} is dead: {in_words(f'failed.{camera.reason}')}"))
+    dead = {name: camera.reason for name, camera in cameras.items() if camera.reason is not None}
+    found += [
+        Reason("camera_dead", f"camera {name} is dead: {in_words(f'failed.{why}')}") for name, why in dead.items()
+    ]
     # During a change, it is expected that cameras are opened.
     opening = [name for name, camera in cameras.items() if camera.state == "OPENING" and changing is None]
     found += [Reason("camera_dead", f"camera {name} is being opened") for name in opening]
     gone = [name for name, camera in cameras.items() if camera.state in ("DEAD", "ENDED")]
     if len(opening) + len(gone) == len(cameras) and any(camera.state != "ENDED" for camera in cameras.values()):
         found.append(Reason("no_camera", "no camera is available"))
-    order = list(REASONS)
-    return sorted(found, key=lambda reason: order.index(reason.code))
+    return [reason for code in REASONS for reason in found if reason.code == code]
 
 
 def make_handshake(reasons: Sequence[Reason], heartbeat: int) -> Handshake:
     """Return the handshake for these reasons. The first, most severe one decides its state."""
-    if not reasons:
-        return Handshake(state="READY", heartbeat=heartbeat)
-    code = reasons[0].code
-    return Handshake(state=REASONS[code], reason=code, detail=_join(reasons), heartbeat=heartbeat)
+    code = reasons[0].code if reasons else None
+    state = "READY" if code is None else REASONS[code]
+    return Handshake(state=state, reason=code, detail=_join(reasons) or None, heartbeat=heartbeat)
 
 
 def _join(reasons: Sequence[Reason]) -> str:
