@@ -283,9 +283,7 @@ class RtspCamera(StreamSource[RtspSettings, "VideoFrame | None"]):
         for picture in pictures:
             # Pictures after a damaged one are damaged up to the next key frame, though the decoder does not flag them.
             self._damaged = picture.is_corrupt or (self._damaged and not picture.key_frame)
-            clock_ns = None
-            if picture.pts is not None and picture.time_base is not None:
-                clock_ns = int(picture.pts * picture.time_base * 1_000_000_000)
+            clock_ns = None if picture.time is None else round(picture.time * 1e9)
             self._show(None if self._damaged else picture, clock_ns)
 
     def _show(self, picture: "VideoFrame | None", timestamp_ns: int | None) -> None:
