@@ -46,15 +46,21 @@ class Jpeg(NamedTuple):
 
 
 class HeldPicture:
-    """A judged frame, grey [H, W] or RGB [H, W, 3], with what its verdict rests on. Any thread may use it."""
+    """A judged frame, grey [H, W] or RGB [H, W, 3], with what its verdict rests on. Any thread may use it.
+
+    Args:
+        size_bytes: of the arrays that this picture itself holds.
+    """
 
     def __init__(
-        self, event: VerdictEvent, load_image: Callable[[], NDArray[np.uint8]], evidence: Evidence | None
+        self,
+        event: VerdictEvent,
+        load_image: Callable[[], NDArray[np.uint8]],
+        evidence: Evidence | None,
+        size_bytes: int = 0,
     ) -> None:
         self.event, self.evidence = event, evidence
-        self.id = picture_id(event)
-        self.size_bytes = 0
-        """Of the arrays that this picture itself holds."""
+        self.id, self.size_bytes = picture_id(event), size_bytes
         self._load_image = load_image
         self._lock = threading.Lock()
 
@@ -62,9 +68,8 @@ class HeldPicture:
     def copy_of(cls, picture: Picture) -> "HeldPicture":
         """Copy a picture out of the memory that it shares with the line."""
         image, evidence = picture.image.copy(), copy.deepcopy(picture.evidence)
-        held = cls(picture.event, lambda: image, evidence)
-        held.size_bytes = image.nbytes + (0 if evidence is None else evidence.heatmap.nbytes)
-        return held
+        size_bytes = image.nbytes + (0 if evidence is None else evidence.heatmap.nbytes)
+        return cls(picture.event, lambda: image, evidence, size_bytes)
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:

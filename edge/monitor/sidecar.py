@@ -45,7 +45,7 @@ def keep(pictures: PictureClient, folder: Path, ended: threading.Event) -> None:
     that wait. If the disk is slow, it takes fewer, and the line skips and counts others.
     """
     log = RateLimitedLog(logger)
-    with contextlib.suppress(DeliveryError):  # the line has ended
+    try:
         while (picture := pictures.receive(0 if ended.is_set() else LOOK_EVERY_SECONDS)) or not ended.is_set():
             if picture is None:
                 continue
@@ -59,6 +59,8 @@ def keep(pictures: PictureClient, folder: Path, ended: threading.Event) -> None:
             finally:
                 picture.release()
             pictures.report(Report(collect=CollectState(fault=fault)))
+    except DeliveryError as error:
+        logger.info("%s", error)
 
 
 def main() -> int:
