@@ -5,15 +5,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import Access
-from heatline.edge.delivery.journal import Contents, JournalReader, Page, journal_error
+from heatline.edge.delivery.journal import FILE_NAME as JOURNAL
+from heatline.edge.delivery.journal import Contents, JournalReader, Page, journal_errors
 from heatline.edge.delivery.servers import REQUESTS_AT_ONCE, Route, RouterServer
 from heatline.edge.errors import JournalError
 from heatline.edge.util.files import make_folder, replacing, sync_folder
@@ -53,18 +53,46 @@ class Position(NamedTuple):
         return self.acked_seq if self.journal_id == journal_id else 0
 
 
-class Consumers:
+class _FileOfJournal:
+    """A file in the journal's folder. Its fault is logged when it begins and when it is over."""
+
+    waiting: ClassVar[str]
+    """What waits for the file during a fault, as a clause."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.fault: str | None = None
+        """Why the file cannot be used now, as a sentence; None while it can."""
+        self._failed_s = float("-inf")
+
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[None]:
+        """Raise a fault of the disk as a JournalError."""
+        try:
+            with journal_errors(self._path):
+                yield
+        except JournalError as error:
+            if self.fault is None:
+                logger.error("%s; %s", error, self.waiting)
+            self.fault, self._failed_s = str(error), time.monotonic()
+            raise
+        if self.fault is not None:
+            logger.info("%s can be used again", self._path)
+        self.fault = None
+
+
+class Consumers(_FileOfJournal):
     """The durable consumers of a line, and their positions: a file beside the journal.
 
-    A fault of the disk ends nothing: acknowledgements stay in memory, the fault is logged, and `write` tries again. One
-    thread changes consumers; any thread may read them. Until the file is read, there are no consumers, none can be
-    added, and no event counts as acknowledged: it could be deleted although a consumer did not get it.
+    A fault of the disk ends nothing: acknowledgements stay in memory, and `write` tries again. One thread changes
+    consumers; any thread may read them. Until the file is read, there are no consumers, none can be added, and no event
+    counts as acknowledged: it could be deleted although a consumer did not get it.
     """
 
+    waiting = "the positions of durable consumers wait for it"
+
     def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE_NAME
-        self.fault: str | None = None
-        """Why acknowledgements cannot be stored now, as a sentence; None while they can."""
+        super().__init__(folder / FILE_NAME)
         self.positions: Mapping[str, Position] = {}
         """The position of each consumer by name. A snapshot, which is never changed."""
         self._written: Mapping[str, Position] | None = None
@@ -102,7 +130,7 @@ class Consumers:
         """Store the acknowledgements on the disk, or read the file first. If that fails, a later call tries again."""
         with contextlib.suppress(JournalError):
             if self._written is None:
-                with self._disk():
+                with self._used():
                     self.positions = self._written = self._read()
             elif self.positions != self._written:
                 self._store(self.positions)
@@ -120,42 +148,26 @@ class Consumers:
     def _store(self, positions: Mapping[str, Position]) -> None:
         if self._written is None:
             raise JournalError(self.fault or f"{self._path} was not read yet")
-        with self._disk():
+        with self._used():
             make_folder(self._path.parent)
             with replacing(self._path, unique=True) as new:
                 new.write_bytes(msgspec.json.encode(positions))
             sync_folder(self._path.parent)
         self.positions = self._written = positions
 
-    @contextlib.contextmanager
-    def _disk(self) -> Iterator[None]:
-        """Log a fault of the disk, and raise it as a JournalError."""
-        try:
-            yield
-        except OSError as error:
-            fault = journal_error(error, self._path)
-            if self.fault is None:
-                logger.error("%s; the positions of durable consumers wait for it", fault)
-            self.fault = str(fault)
-            raise fault from error
-        if self.fault is not None:
-            logger.info("%s can be used again", self._path)
-        self.fault = None
 
-
-class JournalTail:
+class JournalTail(_FileOfJournal):
     """The end of the journal of a folder, read by one thread: opened again when the file is replaced, and tried again
     when it cannot be read.
     """
 
+    waiting = "durable consumers wait until it can be read"
+
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        super().__init__(folder / JOURNAL)
         self._reader: JournalReader | None = None
-        self._try_again_s = float("-inf")
         self.held: Contents | None = None
         """What the journal that was read last held; None: none was read yet."""
-        self.fault: str | None = None
-        """Why the journal cannot be read now, as a sentence; None while it can."""
 
     @property
     def last_seq(self) -> int:
@@ -164,24 +176,22 @@ class JournalTail:
 
     def refresh(self) -> bool:
         """Read what the journal holds; return whether it is another one now."""
-        if self._reader is not None and not self._reader.is_in_place:
+        if self._reader is not None and (self.fault is not None or not self._reader.is_in_place):
             self.close()
-        if time.monotonic() < self._try_again_s:
+        if self.fault is not None and time.monotonic() < self._failed_s + SECONDS_BETWEEN_TRIES:
             return False
-        with contextlib.suppress(JournalError), self._faults_noted():
-            reader = self._reader = self._reader or JournalReader.open(self._folder)
-            before, self.held = self.held, reader.contents()
-            if self.fault is not None:
-                logger.info("%s can be read again", reader.path)
-            self.fault = None
+        before = self.held
+        with contextlib.suppress(JournalError), self._used():
+            self._reader = self._reader or JournalReader.open_file(self._path)
+            self.held = self._reader.contents()
             return before is None or before.journal_id != self.held.journal_id
         return False
 
     def read(self, after_seq: int, **wanted: Any) -> Page:
         """Read events as `JournalReader.read` does."""
-        if self._reader is None:
+        if self._reader is None or self.fault is not None:
             raise JournalError(self.fault or "the journal is being opened")
-        with self._faults_noted():
+        with self._used():
             return self._reader.read(after_seq, **wanted)
 
     def close(self) -> None:
@@ -190,48 +200,27 @@ class JournalTail:
             self._reader.close()
             self._reader = None
 
-    @contextlib.contextmanager
-    def _faults_noted(self) -> Iterator[None]:
-        """After a fault, close the file."""
-        try:
-            yield
-        except JournalError as error:
-            self.close()
-            self._try_again_s = time.monotonic() + SECONDS_BETWEEN_TRIES
-            if self.fault is None:
-                logger.error("%s; durable consumers wait until it can be read", error)
-            self.fault = str(error)
-            raise
 
-
-@dataclass
 class Subscription:
-    """Subscription of a connected consumer, on one connection and to one journal: what was sent, what its window
-    allows, and what is sent next.
+    """Subscription of a connected consumer, on one connection and to one journal, after an event: what was sent, what
+    its window allows, and what is sent next.
     """
 
-    route: Route
-    request: wire.FollowRequest
-    journal_id: str = ""
-    sent_through: int = 0
-    """The consumer knows that it has all events up to this one; the next batch starts after it."""
-    scanned_through: int = 0
-    """All events up to this one were scanned, and those of the consumer's topics were sent."""
-    last_event: int = 0
-    """The last event, or notice of a loss, that was sent."""
-    acked_seq: int = 0
-    """The last event up to which the consumer wants none again."""
-    taken_seq: int = 0
-    """The last event that it has acknowledged at all."""
-    unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
-    """Events in flight: number and bytes of each."""
-    sent_s: float = 0.0
-
-    def begin(self, journal_id: str, acked_seq: int) -> None:
-        """Start again after an event."""
-        self.journal_id, self.sent_through, self.scanned_through = journal_id, acked_seq, acked_seq
-        self.last_event = self.acked_seq = self.taken_seq = acked_seq
-        self.unacknowledged.clear()
+    def __init__(self, route: Route, request: wire.FollowRequest, journal_id: str, acked_seq: int) -> None:
+        self.route, self.request, self.journal_id = route, request, journal_id
+        self.sent_through = acked_seq
+        """The consumer knows that it has all events up to this one; the next batch starts after it."""
+        self.scanned_through = acked_seq
+        """All events up to this one were scanned, and those of the consumer's topics were sent."""
+        self.last_event = acked_seq
+        """The last event, or notice of a loss, that was sent."""
+        self.acked_seq = acked_seq
+        """The last event up to which the consumer wants none again."""
+        self.taken_seq = acked_seq
+        """The last event that it has acknowledged at all."""
+        self.unacknowledged: deque[tuple[int, int]] = deque()
+        """Events in flight: number and bytes of each."""
+        self.sent_s = time.monotonic()
 
     def next_page(self, journal: JournalTail) -> Page | None:
         """Return the next page of the journal, as far as the window allows; None if there is no event or no room."""
@@ -330,7 +319,7 @@ class FollowServer(RouterServer[wire.Request]):
             requests = list(self._requests(REQUESTS_AT_ONCE))
             if self._journal.refresh():
                 for subscription in list(self._subscriptions.values()):
-                    self._begin(subscription)
+                    self._begin(subscription.route, subscription.request)
             for route, request in requests:
                 match request:
                     case Refused():
@@ -369,17 +358,16 @@ class FollowServer(RouterServer[wire.Request]):
         if before is not None and before.request.client != request.client:
             self._refuse(before.route, "superseded", f"a newer client follows as {name}; only one can")
         self._end(route)  # a socket follows under one name only
-        self._subscriptions[name] = subscription = Subscription(route, request)
         self._consumers.acknowledge(name, *self._consumers.positions[name][:2])  # it was seen
-        self._begin(subscription)
+        self._begin(route, request)
 
-    def _begin(self, subscription: Subscription) -> None:
+    def _begin(self, route: Route, request: wire.FollowRequest) -> None:
         """Begin to send to a consumer, after the last event that it acknowledged."""
-        name, held = subscription.request.name, self._journal.held
+        name, held = request.name, self._journal.held
         assert held is not None
         position = self._consumers.positions[name]
         acked_seq = position.in_journal(held.journal_id)
-        subscription.begin(held.journal_id, acked_seq)
+        self._subscriptions[name] = subscription = Subscription(route, request, held.journal_id, acked_seq)
         former = None
         if position.journal_id != held.journal_id:
             former = wire.Former(journal_id=position.journal_id, acked_seq=position.acked_seq)
@@ -394,10 +382,8 @@ class FollowServer(RouterServer[wire.Request]):
             heartbeat_s=self._heartbeat_s,
             former=former,
         )
-        if self._send(subscription.route, [to_bytes(following)]):
-            subscription.sent_s = time.monotonic()
-        else:
-            self._end(subscription.route)
+        if not self._send(route, [to_bytes(following)]):
+            self._end(route)
 
     def _acknowledge(self, route: Route, request: wire.AckRequest) -> None:
         subscription = self._subscription_of(route)
@@ -465,10 +451,9 @@ class FollowServer(RouterServer[wire.Request]):
         )
         parts = wire.batch_parts(batch, [(record.header, record.heatmap) for record in sent.records])
         took = self._send(subscription.route, parts)
+        subscription.sent_s = time.monotonic()
         if took:
             subscription.sent(sent)
-        if took or page is None:
-            subscription.sent_s = time.monotonic()
         return took
 
     def _record_position(self, subscription: Subscription) -> None:

@@ -105,13 +105,10 @@ class _Outage:
 
     def note(self, messages: Sequence[Message]) -> None:
         """Record messages that are sent live only."""
-        for event in (message.event for message in messages):
-            if not isinstance(event, StatusEvent):
-                self.by_topic[utf8_safe(event.topic)] += 1
-            if isinstance(event, JournalEvent) and event.kind == "unrecorded":
-                self.unrecorded.append(event)
-            if isinstance(event, VerdictEvent):
-                self.progress[utf8_safe(event.camera)] = _progress_of(event)
+        events = [message.event for message in messages]
+        self.by_topic.update(utf8_safe(event.topic) for event in events if not isinstance(event, StatusEvent))
+        self.unrecorded += [each for each in events if isinstance(each, JournalEvent) and each.kind == "unrecorded"]
+        self.progress |= _progress_of(messages)
 
 
 class JournalWriter(Numbering):
@@ -169,9 +166,8 @@ class JournalWriter(Numbering):
 
     def _begin(self) -> None:
         try:
-            self._take_over()
-            assert self._journal is not None
-            self.progress, self.since_ns = self._journal.contents.progress, self._journal.contents.created_at_ns
+            held = self._take_over().contents
+            self.progress, self.since_ns = held.progress, held.created_at_ns
         except Exception as error:
             if isinstance(error, DeliveryError) or (isinstance(error, JournalError) and error.kind == "foreign"):
                 self._disk.close(self._close_file, DISK_SECONDS)  # these faults do not pass
@@ -259,16 +255,14 @@ class JournalWriter(Numbering):
         count = self._journalled.copy()
         done = self._complete([*map(Message, self._begun), *messages], count)
         at_ns = self._wall_ns()
-        records: list[Record] = []
-        reached = dict(progress or {})
-        for message in done:
-            event = message.event
-            if not isinstance(event, StatusEvent):
-                records.append(Record(event.seq, at_ns, event.topic, to_bytes(event), message.png))
-            if isinstance(event, VerdictEvent):
-                reached[event.camera] = _progress_of(event)
+        records = [
+            Record(event.seq, at_ns, event.topic, to_bytes(event), message.png)
+            for message in done
+            if not isinstance(event := message.event, StatusEvent)
+        ]
         if records:
             assert self._journal is not None
+            reached = {**(progress or {}), **_progress_of(done)}
             self._run_with_room(self._journal, partial(self._journal.append, records, reached))
         self._journalled, self._begun = count, []
         if records:
@@ -279,15 +273,15 @@ class JournalWriter(Numbering):
         """Return the result of a call that waits for the disk. It is a JournalError if it has not returned in time."""
         return self._disk.run(call, DISK_SECONDS_AT_START if self._starting else DISK_SECONDS)
 
-    def _run_with_room(self, journal: Journal, call: Callable[[], T]) -> T:
+    def _run_with_room(self, journal: Journal, call: Callable[[], None]) -> None:
         """Make a call that takes room. On a full disk, free pages of both files can still be used."""
         try:
-            return self._run(call)
+            self._run(call)
         except JournalError as error:
             if error.kind != "full":
                 raise
             self._run(journal.checkpoint)
-            return self._run(call)
+            self._run(call)
 
     # Outages.
 
@@ -312,10 +306,8 @@ class JournalWriter(Numbering):
         if self._disk.busy:
             return []
         try:
-            self._take_over()
-            assert self._journal is not None
             # The disk may have lost pages that it reported as written, so all pages are written again.
-            self._run(self._journal.checkpoint)
+            self._run(self._take_over().checkpoint)
             self._discard_some()
             events = self._live.last_seq - outage.first_seq + 1
             recording = self._own(
@@ -350,13 +342,8 @@ class JournalWriter(Numbering):
         acked = self._acked(held.journal_id)
         acked_seq = min(acked.values(), default=held.last_seq)
         too_much = max(too_much, self._keep_bytes // 32)  # not every new event leads to a deletion
-
-        def discard() -> int:
-            through = journal.due(acked_seq, too_much)
-            journal.discard(through)
-            return through
-
-        through = self._run_with_room(journal, discard)
+        through = self._run(partial(journal.due, acked_seq, too_much))
+        self._run_with_room(journal, partial(journal.discard, through))
         missed = sorted(name for name, seq in acked.items() if seq < through)
         if missed:
             self._discarded_events += through - held.first_seq + 1
@@ -369,13 +356,11 @@ class JournalWriter(Numbering):
 
     # The file.
 
-    def _take_over(self) -> None:
+    def _take_over(self) -> Journal:
         """Open the journal, or a new one in place of a damaged one, and take the counts from the file. It may hold the
         events of the last attempt, although that seemed to fail; or lack stored ones, whose numbers new ones would get.
         """
-        self._run(self._open_file)
-        journal, known = self._journal, self._journalled
-        assert journal is not None
+        journal, known = self._run(self._open_file), self._journalled
         held = journal.contents
         if held.journal_id == known.journal_id and held.last_seq < known.last_seq:
             raise JournalError(
@@ -383,24 +368,26 @@ class JournalWriter(Numbering):
             )
         self._journalled = Count(held.journal_id, held.topics, held.last_seq)
         self._begun = [] if held.last_seq else [self._own("begun", self._why_new)]
+        return journal
 
-    def _open_file(self) -> None:
-        """Have an open journal, whose state is what its file has. The disk's thread calls this."""
+    def _open_file(self) -> Journal:
+        """Return the open journal, whose state is what its file has. The disk's thread calls this."""
         if self._journal is not None:
             self._journal.reload()
-            return
+            return self._journal
         if self._damage is None:
             try:
                 self._journal = Journal.open(self._folder, self._line)
+                return self._journal
             except JournalError as error:
                 if error.kind != "damaged":
                     raise
                 self._damage = str(error)
                 logger.error("%s", error)
-        if self._damage is not None:
-            self._why_new = f"{self._damage}; it is {move_aside(self._folder / FILE_NAME).name} now"
-            self._damage = None
-            self._journal = Journal.open(self._folder, self._line)
+        self._why_new = f"{self._damage}; it is {move_aside(self._folder / FILE_NAME).name} now"
+        self._damage = None
+        self._journal = Journal.open(self._folder, self._line)
+        return self._journal
 
     def _close_file(self) -> None:
         """Close the file. The disk's thread calls this."""
@@ -433,6 +420,10 @@ class JournalWriter(Numbering):
         return JournalError(f"events could not be journalled ({type(error).__name__}: {error}); see the log")
 
 
-def _progress_of(event: VerdictEvent) -> Watermark:
-    """Return how far a camera's frames are reported with this event."""
-    return Watermark(event.boot_id, min(event.frame_number + event.frames - 1, LARGEST))
+def _progress_of(messages: Sequence[Message]) -> dict[str, Watermark]:
+    """Return how far the frames of each camera are reported with these messages."""
+    verdicts = [message.event for message in messages if isinstance(message.event, VerdictEvent)]
+    return {
+        utf8_safe(each.camera): Watermark(each.boot_id, min(each.frame_number + each.frames - 1, LARGEST))
+        for each in verdicts
+    }
