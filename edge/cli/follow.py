@@ -22,7 +22,7 @@ from heatline.edge.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.util.files import open_locked, sync_folder, writing
 from heatline.edge.util.process import interruptions_held_back, sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
-from heatline.edge.wire.following import LARGEST_WINDOW, Delivered, Start
+from heatline.edge.wire.following import LARGEST_WINDOW, Delivered, Numbered, Start
 
 EVENT_PREFIX = b'{"type":"'
 PAUSE_SECONDS = 5.0
@@ -161,7 +161,7 @@ class JsonLines:
                 raise InputError(f"{path} is being written by another follower; name another file") from error
             try:
                 sync_folder(path.absolute().parent)
-                self._last = self._event_of(self._last_line())
+                self._last: Numbered | Delivered | None = self._event_of(self._last_line())
             except BaseException:
                 os.close(self._fd)
                 raise
@@ -176,7 +176,7 @@ class JsonLines:
             while left:  # what an interruption leaves of the last event is cut off at the next start
                 left = left[os.write(self._fd, left) :]
             os.fsync(self._fd)
-        self._last = _Known(new[-1].journal_id, new[-1].seq)
+        self._last = new[-1]
 
     def close(self) -> None:
         """Close the file."""
@@ -199,20 +199,15 @@ class JsonLines:
             say(f"heatline: {self._path} ended with an incomplete event, which was cut off", err=True)
         return last
 
-    def _event_of(self, line: bytes) -> "_Known | None":
+    def _event_of(self, line: bytes) -> Numbered | None:
         if not line:
             return None
         try:
-            return msgspec.json.decode(line, type=_Known)
+            return msgspec.json.decode(line, type=Numbered)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             raise InputError(
                 f"the last line of {self._path} is not an event of a journal; name another file"
             ) from error
-
-
-class _Known(msgspec.Struct):
-    journal_id: str
-    seq: int
 
 
 def _line(event: Delivered) -> bytes:

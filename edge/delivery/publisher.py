@@ -136,8 +136,8 @@ class Publisher(SocketServer):
     def __init__(self, address: str, journal: Numbering | None = None, access: Access | None = None) -> None:
         super().__init__(address, access)
         self._journal = journal
-        self._messages: queue.Queue[HandedOver | None] = queue.Queue(self.send_high_water_mark)
-        self._listened_to = threading.Event()
+        self._messages: queue.Queue[HandedOver] = queue.Queue(self.send_high_water_mark)
+        self._listened_to, self._ended = threading.Event(), threading.Event()
         self._committed_s = float("-inf")
 
     def send(self, message: Message, sent: Sent | None = None) -> None:
@@ -156,10 +156,10 @@ class Publisher(SocketServer):
     def close(self) -> None:
         """Send the queued messages, give subscribers `LINGER_MS` to receive them, and release the address."""
         with contextlib.suppress(DeliveryError):  # the thread has ended already
-            self._put(None)
+            self.probe(self._ended.set)
             self._thread.join()
 
-    def _put(self, handed_over: HandedOver | None) -> None:
+    def _put(self, handed_over: HandedOver) -> None:
         while self._thread.is_alive():
             with contextlib.suppress(queue.Full):  # then check again whether the thread lives
                 self._messages.put(handed_over, timeout=LOOK_EVERY_SECONDS)
@@ -167,10 +167,9 @@ class Publisher(SocketServer):
         raise DeliveryError(f"the publisher of {self.address} is not running; see the log")
 
     def _serve(self) -> None:
-        closing = False
-        while not closing:
+        while not self._ended.is_set():
             self._take_subscriptions()
-            group, closing = self._next_group()
+            group = self._next_group()
             messages = [message for message, _ in group if message is not None]
             if self._journal is not None:
                 messages = [*(self._journal.commit(messages) if messages else []), *self._journal.tick()]
@@ -188,20 +187,14 @@ class Publisher(SocketServer):
                 if message[:1] == b"\x01" and (prefix.startswith(VERDICTS) or VERDICTS.startswith(prefix)):
                     self._listened_to.set()
 
-    def _next_group(self) -> tuple[list[HandedOver], bool]:
-        """Return the messages to commit together, possibly none, and whether they are the last."""
+    def _next_group(self) -> list[HandedOver]:
+        """Return the messages to commit together, possibly none."""
         group: list[HandedOver] = []
         with contextlib.suppress(queue.Empty):
-            first = self._messages.get(timeout=POLL_MS / 1000)
-            if first is None:
-                return group, True
-            group.append(first)
+            group.append(self._messages.get(timeout=POLL_MS / 1000))
             if self._journal is not None and self._journal.stores:  # it is cheaper to commit several together
                 time.sleep(max(0.0, self._committed_s + SECONDS_BETWEEN_COMMITS - time.monotonic()))
                 self._committed_s = time.monotonic()
             while len(group) < MESSAGES_PER_COMMIT:
-                following = self._messages.get_nowait()
-                if following is None:
-                    return group, True
-                group.append(following)
-        return group, False
+                group.append(self._messages.get_nowait())
+        return group

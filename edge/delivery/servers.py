@@ -174,7 +174,7 @@ class CommandServer(RouterServer[commands.Request]):
         super().__init__(address, access)
         self._handle = handle
         self._unanswered: set[_Requester] = set()
-        self._answered: deque[tuple[_Requester, commands.Reply]] = deque()
+        self._answered: deque[list[bytes]] = deque()
 
     def _serve(self) -> None:
         while not self._closing:
@@ -182,19 +182,18 @@ class CommandServer(RouterServer[commands.Request]):
             self._send_answers()
             for route, request in self._requests(REQUESTS_AT_ONCE):
                 self._take(_Requester(route, request.request_id), request)
-        stopping = commands.refusal("stopping", "the line stops; ask again once it has started")
-        for waiting in list(self._unanswered):
-            self._answer(waiting, stopping)
-        self._send_answers()
         for route, request in self._requests(REPLIES_HIGH_WATER_MARK):
-            self._send(_Requester(route, request.request_id), stopping)
+            self._unanswered.add(_Requester(route, request.request_id))
+        for waiting in list(self._unanswered):
+            self._answer(waiting, commands.refusal("stopping", "the line stops; ask again once it has started"))
+        self._send_answers()
 
     def _take(self, requester: _Requester, request: commands.Request | Refused) -> None:
-        if isinstance(request, Refused):
-            self._send(requester, request)
-            return
         self._unanswered.add(requester)
         answer = partial(self._answer, requester)
+        if isinstance(request, Refused):
+            answer(request)
+            return
         try:
             self._handle(request, answer)
         except Exception as error:
@@ -203,17 +202,14 @@ class CommandServer(RouterServer[commands.Request]):
             answer(commands.refusal("fault", detail))
 
     def _answer(self, requester: _Requester, reply: commands.Reply) -> None:
-        to_bytes(reply)  # a reply that cannot be encoded fails here, in its maker's thread
+        # A reply that cannot be encoded fails here, in its maker's thread.
+        data = to_bytes(msgspec.structs.replace(reply, request_id=requester.request_id))
         with contextlib.suppress(KeyError):  # it was answered before, or refused because the server stopped
             self._unanswered.remove(requester)
-            self._answered.append((requester, reply))
+            self._answered.append([*requester.route, data])
         self.wake()
 
     def _send_answers(self) -> None:
+        """Send the replies. ZeroMQ drops that of a client that has gone or does not read."""
         while self._answered:
-            self._send(*self._answered.popleft())
-
-    def _send(self, requester: _Requester, reply: commands.Reply) -> None:
-        """Send a reply. ZeroMQ drops it if the client has gone or does not read."""
-        named = msgspec.structs.replace(reply, request_id=requester.request_id)
-        self._socket.send_multipart([*requester.route, to_bytes(named)])
+            self._socket.send_multipart(self._answered.popleft())

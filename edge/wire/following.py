@@ -192,14 +192,14 @@ class _TopicFields(msgspec.Struct):
     verdict: object = None
 
 
-class _Numbered(msgspec.Struct):
-    """Header fields of every journalled event."""
+class Numbered(msgspec.Struct):
+    """Header fields of every journalled event, and its place."""
 
     journal_id: JournalId
     seq: Seq
 
 
-_numbered = msgspec.json.Decoder(_Numbered)
+_numbered = msgspec.json.Decoder(Numbered)
 _topic_fields = msgspec.json.Decoder(_TopicFields)
 
 PROTOCOL: Protocol[Request, Reply] = Protocol(Request, Reply, "docs/durable.md")
