@@ -13,7 +13,7 @@ from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.wire import commands
-from heatline.edge.wire.requests import Refused, shortened, to_bytes
+from heatline.edge.wire.requests import Refused, ReplyT, shortened, to_bytes
 
 RECONNECT_MS, RECONNECT_AT_MOST_MS = 20, 1000
 LONGEST_REPLY_BYTES = 65536
@@ -148,17 +148,12 @@ class Commander(Client):
             DeliveryError: no line is there, or no reply came in time.
             MessageError: the reply is not valid.
         """
-        reply = self._granted(commands.TriggerRequest, camera=camera, part_id=part_id)
-        if not isinstance(reply, commands.Triggered | commands.Announced):
-            raise MessageError(f"this is not a reply to a trigger: {reply}")
-        return reply
+        replies: tuple[type[commands.Triggered | commands.Announced], ...] = commands.Triggered, commands.Announced
+        return self._carried_out(replies, commands.TriggerRequest, camera=camera, part_id=part_id)
 
     def select(self, product: str) -> commands.Selected:
         """Activate a product; return when it is active. Errors are those of `trigger`."""
-        reply = self._granted(commands.SelectRequest, product=product)
-        if not isinstance(reply, commands.Selected):
-            raise MessageError(f"this is not a reply to a selection: {reply}")
-        return reply
+        return self._carried_out((commands.Selected,), commands.SelectRequest, product=product)
 
     def _connected(self) -> zmq.Socket[bytes]:
         socket = client_socket(self._context, zmq.DEALER, self._address, self._keys, LONGEST_REPLY_BYTES)
@@ -170,23 +165,25 @@ class Commander(Client):
         self._socket.close()
         self._socket = self._connected()
 
-    def _granted(self, kind: type[commands.Request], **fields: str | None) -> commands.Reply:
+    def _carried_out(
+        self, replies: tuple[type[ReplyT], ...], kind: type[commands.Request], **fields: str | None
+    ) -> ReplyT:
+        """Send a command, and return its reply, which must be of one of these types."""
         try:  # an invalid command is not sent: the line would refuse it, or disconnect the client if it is too long
             request = msgspec.convert({"request_id": str(next(self._ids)), **fields}, kind)
         except msgspec.ValidationError as error:
             raise CommandRefusedError("malformed", shortened(str(error))) from error
-        reply = self._ask(request)
-        if isinstance(reply, Refused):
-            raise CommandRefusedError(reply.reason, reply.detail)
-        return reply
-
-    def _ask(self, request: commands.Request) -> commands.Reply:
         until_s = time.monotonic() + self.timeout_s
         self._send(to_bytes(request), until_s)
         while self._socket.poll(ms_until(until_s)):
             reply = commands.reply_from(self._socket.recv_multipart()[-1])
-            if reply.request_id == request.request_id:
-                return reply
+            if reply.request_id != request.request_id:
+                continue
+            if isinstance(reply, Refused):
+                raise CommandRefusedError(reply.reason, reply.detail)
+            if not isinstance(reply, replies):
+                raise MessageError(f"this is not a reply to a {request}: {reply}")
+            return reply
         # On a new connection, the command is not sent later, and a late reply is not taken for the next command's.
         self._connect_anew()
         raise DeliveryError(

@@ -18,7 +18,8 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import Access, Authenticator, SocketName
-from heatline.edge.delivery.sockets import bind, cannot_bind, notice_vanished_peers
+from heatline.edge.delivery.sockets import bind, notice_vanished_peers
+from heatline.edge.errors import DeliveryError
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire import commands
@@ -64,11 +65,11 @@ class SocketServer(ABC):
         try:
             self._set_up(self._socket)
             self._authenticator = Authenticator(self._socket, self._access, self.name, self.address)
-            bind(self._socket, self.address)
-        except zmq.ZMQError as error:
+            bind(self._socket, self.address, f"{self.name}.bind")
+        except DeliveryError:
             self._socket.close()
             context.term()
-            raise cannot_bind(f"{self.name}.bind", self.address, error) from error
+            raise
         self._thread.start()  # from now on, only this thread uses the socket
 
     def _run(self) -> None:

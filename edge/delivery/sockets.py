@@ -31,29 +31,26 @@ def notice_vanished_peers(socket: zmq.Socket[bytes]) -> None:
         socket.setsockopt(option, value)
 
 
-def bind(socket: zmq.Socket[bytes], address: str) -> None:
-    """Bind an address that no other program has bound.
+def bind(socket: zmq.Socket[bytes], address: str, key: str) -> None:
+    """Bind an address that no other program has bound, which this key of the line's file names; or a DeliveryError.
 
     For ipc, ZeroMQ silently takes the path from its owner, and deletes a file there, so this function looks first.
-    `cannot_bind` describes the ZMQError of an address that cannot be bound.
     """
     scheme, _, path = address.partition("://")
-    if scheme == "ipc":
-        if os.path.lexists(path) and not Path(path).is_socket():
-            raise zmq.ZMQError(errno.EEXIST)
-        with sockets.socket(sockets.AF_UNIX) as probe, contextlib.suppress(OSError):
-            probe.connect("\0" + path[1:] if path.startswith("@") else path)
-            raise zmq.ZMQError(errno.EADDRINUSE)
-    socket.setsockopt(zmq.IPV6, "[" in address)
-    socket.bind(address)
-
-
-def cannot_bind(key: str, address: str, error: zmq.ZMQError) -> DeliveryError:
-    """Return the error of an address that `bind` could not bind, which this key of the line's file names."""
-    return DeliveryError(
-        f"{address} cannot be bound ({error.strerror}); another line may use it, it is not an address of this machine, "
-        f"or its folder does not exist; set {key}"
-    )
+    try:
+        if scheme == "ipc":
+            if os.path.lexists(path) and not Path(path).is_socket():
+                raise zmq.ZMQError(errno.EEXIST)
+            with sockets.socket(sockets.AF_UNIX) as probe, contextlib.suppress(OSError):
+                probe.connect("\0" + path[1:] if path.startswith("@") else path)
+                raise zmq.ZMQError(errno.EADDRINUSE)
+        socket.setsockopt(zmq.IPV6, "[" in address)
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise DeliveryError(
+            f"{address} cannot be bound ({error.strerror}); another line may use it, it is not an address of this "
+            f"machine, or its folder does not exist; set {key}"
+        ) from error
 
 
 def ms_until(then_s: float) -> int | None:
