@@ -10,7 +10,7 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers
+from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers, set_options
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.wire import commands
 from heatline.edge.wire.requests import Refused, ReplyT, shortened, to_bytes
@@ -49,11 +49,8 @@ def client_socket(
 ) -> zmq.Socket[bytes]:
     """Return a socket that is not connected yet. It reconnects by itself, but not to a line that sends larger parts."""
     socket = context.socket(kind)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_AT_MOST_MS)
-    socket.setsockopt(zmq.MAXMSGSIZE, largest_part_bytes)
-    socket.setsockopt(zmq.IPV6, "[" in address)
+    set_options(socket, {zmq.LINGER: 0, zmq.MAXMSGSIZE: largest_part_bytes, zmq.IPV6: "[" in address})
+    set_options(socket, {zmq.RECONNECT_IVL: RECONNECT_MS, zmq.RECONNECT_IVL_MAX: RECONNECT_AT_MOST_MS})
     notice_vanished_peers(socket)
     if keys is not None:
         keys.apply(socket)

@@ -166,26 +166,18 @@ class JournalTail(_FileOfJournal):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / JOURNAL)
         self._reader: JournalReader | None = None
-        self.held: Contents | None = None
-        """What the journal that was read last held; None: none was read yet."""
+        self.held = Contents()
+        """What the journal held that was read last."""
 
-    @property
-    def last_seq(self) -> int:
-        """The newest event, as far as is known."""
-        return 0 if self.held is None else self.held.last_seq
-
-    def refresh(self) -> bool:
-        """Read what the journal holds; return whether it is another one now."""
+    def refresh(self) -> None:
+        """Read what the journal holds."""
         if self._reader is not None and (self.fault is not None or not self._reader.is_in_place):
             self.close()
         if self.fault is not None and time.monotonic() < self._failed_s + SECONDS_BETWEEN_TRIES:
-            return False
-        before = self.held
+            return
         with contextlib.suppress(JournalError), self._used():
             self._reader = self._reader or JournalReader.open_file(self._path)
             self.held = self._reader.contents()
-            return before is None or before.journal_id != self.held.journal_id
-        return False
 
     def read(self, after_seq: int, **wanted: Any) -> Page:
         """Read events as `JournalReader.read` does."""
@@ -226,7 +218,7 @@ class Subscription:
         """Return the next page of the journal, as far as the window allows; None if there is no event or no room."""
         room = self.request.window - len(self.unacknowledged)
         bytes_left = BYTES_UNACKNOWLEDGED - sum(size for _, size in self.unacknowledged)
-        if self.scanned_through >= journal.last_seq or room <= 0 or bytes_left <= 0:
+        if self.scanned_through >= journal.held.last_seq or room <= 0 or bytes_left <= 0:
             return None
         return journal.read(
             self.scanned_through,
@@ -267,6 +259,8 @@ class FollowServer(RouterServer[wire.Request]):
     protocol = wire.PROTOCOL
     send_high_water_mark = 8
     """Dropped messages are sent again."""
+    options: ClassVar[Mapping[int, int]] = {zmq.ROUTER_MANDATORY: 1}
+    """Sending reports a client that has gone or takes nothing."""
 
     def __init__(
         self,
@@ -285,8 +279,7 @@ class FollowServer(RouterServer[wire.Request]):
 
     def states(self) -> dict[str, Consumer]:
         """Return the state of each consumer, by name: how far it is, also if it keeps its position. Any thread."""
-        held, subscriptions = self._journal.held, dict(self._subscriptions)
-        journal_id = "" if held is None else held.journal_id
+        journal_id, subscriptions = self._journal.held.journal_id, dict(self._subscriptions)
         taken = {name: each.taken_seq for name, each in subscriptions.items() if each.journal_id == journal_id}
         return {
             name: Consumer(
@@ -296,10 +289,6 @@ class FollowServer(RouterServer[wire.Request]):
             )
             for name, each in self._consumers.positions.items()
         }
-
-    def _set_up(self, socket: zmq.Socket[bytes]) -> None:
-        super()._set_up(socket)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending reports a client that has gone or takes nothing
 
     def _serve(self) -> None:
         more = False
@@ -317,8 +306,9 @@ class FollowServer(RouterServer[wire.Request]):
         try:
             # Before the journal is read: a new consumer begins in the journal as it is after its request.
             requests = list(self._requests(REQUESTS_AT_ONCE))
-            if self._journal.refresh():
-                for subscription in list(self._subscriptions.values()):
+            self._journal.refresh()
+            for subscription in list(self._subscriptions.values()):
+                if subscription.journal_id != self._journal.held.journal_id:
                     self._begin(subscription.route, subscription.request)
             for route, request in requests:
                 match request:
@@ -345,7 +335,7 @@ class FollowServer(RouterServer[wire.Request]):
     def _follow(self, route: Route, request: wire.FollowRequest) -> None:
         name, held = request.name, self._journal.held
         try:
-            if held is None:
+            if not held.journal_id:
                 raise JournalError(self._journal.fault or "the journal was not read yet")
             if name not in self._consumers.positions:
                 is_next = request.start == "next" and not self._consumers.has_lost_names
@@ -364,7 +354,6 @@ class FollowServer(RouterServer[wire.Request]):
     def _begin(self, route: Route, request: wire.FollowRequest) -> None:
         """Begin to send to a consumer, after the last event that it acknowledged."""
         name, held = request.name, self._journal.held
-        assert held is not None
         position = self._consumers.positions[name]
         acked_seq = position.in_journal(held.journal_id)
         self._subscriptions[name] = subscription = Subscription(route, request, held.journal_id, acked_seq)
@@ -436,7 +425,7 @@ class FollowServer(RouterServer[wire.Request]):
                 self._record_position(subscription)
         if time.monotonic() - subscription.sent_s >= self._heartbeat_s:
             self._send_page(subscription, None)
-        return page is not None and subscription.scanned_through < self._journal.last_seq
+        return page is not None and subscription.scanned_through < self._journal.held.last_seq
 
     def _send_page(self, subscription: Subscription, page: Page | None) -> bool:
         """Send a page, or a heartbeat; return whether the client took it."""
@@ -445,7 +434,7 @@ class FollowServer(RouterServer[wire.Request]):
             journal_id=subscription.journal_id,
             after_seq=subscription.sent_through,
             through_seq=sent.through_seq,
-            last_seq=max(self._journal.last_seq, sent.through_seq),
+            last_seq=max(self._journal.held.last_seq, sent.through_seq),
             events=len(sent.records),
             lost_through=sent.lost_through,
         )

@@ -159,21 +159,21 @@ class Record(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a journal is and holds, as of one instant."""
+    """What a journal is and holds, as of one instant; without values, that of which nothing is known."""
 
-    journal_id: str
-    line: str
-    created_at_ns: int
+    journal_id: str = ""
+    line: str = ""
+    created_at_ns: int = 0
     """UTC, ns since 1970."""
-    first_seq: int
+    first_seq: int = 0
     """The oldest event; 0 if there is none."""
-    last_seq: int
+    last_seq: int = 0
     """The last number that was counted."""
-    topics: dict[str, int]
+    topics: Mapping[str, int] = {}
     """Of each topic the last `seq`, also after events were deleted."""
-    progress: dict[str, Watermark]
+    progress: Mapping[str, Watermark] = {}
     """Of each camera the last frame that was reported, also after events were deleted."""
-    size_bytes: int
+    size_bytes: int = 0
     """Of the pages in use. Pages of deleted events are used again, and not returned to the disk."""
 
 

@@ -159,7 +159,7 @@ class JournalWriter(Numbering):
         """The first event of a new journal, until it is committed, before all others."""
         self._outage: _Outage | None = None
         self._discarded_events = 0
-        self._known: Contents | None = None
+        self._known = Contents()
         """What the file held, as far as it was last known."""
         self._begin()
         self._starting = False
@@ -237,9 +237,9 @@ class JournalWriter(Numbering):
         begins = self._journalled.last_seq + 1 if journalled.last_seq > self._journalled.last_seq else 0
         return JournalState(
             journal_id=journalled.journal_id,
-            first_seq=(known.first_seq if known else 0) or begins,
+            first_seq=known.first_seq or begins,
             last_seq=journalled.last_seq,
-            size_bytes=known.size_bytes if known else 0,
+            size_bytes=known.size_bytes,
             live_only=None if outage is None else on_one_line(utf8_safe(str(outage.error))),
             unjournalled=self._live.last_seq,
             discarded=self._discarded_events,

@@ -109,16 +109,15 @@ class Numbering:
     def _status(self, status: StatusEvent, count: Count) -> StatusEvent:
         """Return a status with a count's numbers."""
         journalled = self._journalled if count is self._live else count
-        counts = Counts(
-            journal_id=journalled.journal_id,
-            journalled=dict(journalled.topics),
-            unjournalled=dict(self._live.topics),
-        )
         return msgspec.structs.replace(
             status,
             last_seq=count.last_seq,
             journal_id=count.journal_id,
-            counts=counts,
+            counts=Counts(
+                journal_id=journalled.journal_id,
+                journalled=dict(journalled.topics),
+                unjournalled=dict(self._live.topics),
+            ),
             journal=self.state(journalled),
         )
 

@@ -9,7 +9,7 @@ import os
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Generic
@@ -18,7 +18,7 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import Access, Authenticator, SocketName
-from heatline.edge.delivery.sockets import bind, notice_vanished_peers
+from heatline.edge.delivery.sockets import bind, notice_vanished_peers, set_options
 from heatline.edge.errors import DeliveryError
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
@@ -52,6 +52,8 @@ class SocketServer(ABC):
     """Messages queued for a client that does not read."""
     longest_bytes: ClassVar[int]
     """ZeroMQ disconnects a client that sends a longer part, before it takes memory here."""
+    options: ClassVar[Mapping[int, int]] = {}
+    """Further options of ZeroMQ."""
 
     def __init__(self, address: str, access: Access | None = None) -> None:
         self.address = address
@@ -63,7 +65,9 @@ class SocketServer(ABC):
         context = zmq.Context()
         self._socket = context.socket(self.kind)
         try:
-            self._set_up(self._socket)
+            set_options(self._socket, {zmq.LINGER: LINGER_MS, zmq.SNDHWM: self.send_high_water_mark})
+            set_options(self._socket, {zmq.MAXMSGSIZE: self.longest_bytes, **self.options})
+            notice_vanished_peers(self._socket)
             self._authenticator = Authenticator(self._socket, self._access, self.name, self.address)
             bind(self._socket, self.address, f"{self.name}.bind")
         except DeliveryError:
@@ -79,13 +83,6 @@ class SocketServer(ABC):
             self._socket.close()
             self._socket.context.term()
             self._authenticator.join()
-
-    def _set_up(self, socket: zmq.Socket[bytes]) -> None:
-        """Set the options that must be set before the socket is bound."""
-        socket.setsockopt(zmq.LINGER, LINGER_MS)
-        socket.setsockopt(zmq.SNDHWM, self.send_high_water_mark)
-        socket.setsockopt(zmq.MAXMSGSIZE, self.longest_bytes)
-        notice_vanished_peers(socket)
 
     @abstractmethod
     def _serve(self) -> None:

@@ -5,6 +5,7 @@ import errno
 import os
 import socket as sockets
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import zmq
@@ -14,6 +15,12 @@ from heatline.edge.errors import DeliveryError
 GONE_AFTER_MS = 3000
 
 
+def set_options(socket: zmq.Socket[bytes], options: Mapping[int, int | bytes]) -> None:
+    """Set options of ZeroMQ, before the socket is bound or connected."""
+    for option, value in options.items():
+        socket.setsockopt(option, value)
+
+
 def notice_vanished_peers(socket: zmq.Socket[bytes]) -> None:
     """Have TCP drop a connection whose peer does not answer for `GONE_AFTER_MS`. Call it before bind or connect.
 
@@ -21,14 +28,8 @@ def notice_vanished_peers(socket: zmq.Socket[bytes]) -> None:
     ZeroMQ's own heartbeats would do the same, but a heartbeat that comes due on a connection that was reset while its
     messages wait to be read aborts the process (libzmq 4.3.5, its issue 4841): any peer could end a line.
     """
-    for option, value in (
-        (zmq.TCP_KEEPALIVE, 1),
-        (zmq.TCP_KEEPALIVE_IDLE, 1),
-        (zmq.TCP_KEEPALIVE_INTVL, 1),
-        (zmq.TCP_KEEPALIVE_CNT, GONE_AFTER_MS // 1000),
-        (zmq.TCP_MAXRT, GONE_AFTER_MS),
-    ):
-        socket.setsockopt(option, value)
+    set_options(socket, {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 1, zmq.TCP_KEEPALIVE_INTVL: 1})
+    set_options(socket, {zmq.TCP_KEEPALIVE_CNT: GONE_AFTER_MS // 1000, zmq.TCP_MAXRT: GONE_AFTER_MS})
 
 
 def bind(socket: zmq.Socket[bytes], address: str, key: str) -> None:
