@@ -24,7 +24,6 @@ SCHEMA_VERSION = 2
 """Counts up when an older heatline could not read or write the journal."""
 EVENTS_AT_ONCE, BYTES_AT_ONCE = 1000, 4 << 20
 """Most events and bytes deleted in one transaction, so that no commit waits long for it."""
-PAGE_BYTES = 4096
 BUSY_SECONDS = 0.2
 """How long to wait for another process that has locked the file."""
 READER_BUSY_SECONDS = 5.0
@@ -63,11 +62,10 @@ SELECT max(seq) FROM (
 )
 WHERE freed < ?
 """
-_PAGES_IN_USE = "SELECT page_count - freelist_count FROM pragma_page_count, pragma_freelist_count"
+_SIZE = """
+SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+"""
 _ALL = "true"
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED_SENTENCES = "Could not decode", "no such table", "no such column", "malformed database schema"
 """Python's own error for invalid text, and SQLite's: the statements themselves are right."""
 
@@ -75,11 +73,11 @@ _DAMAGED_SENTENCES = "Could not decode", "no such table", "no such column", "mal
 def _journal_error(error: sqlite3.Error | OSError, path: Path) -> JournalError:
     """Return an error of SQLite or of the disk as an error of the journal at this path."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in _DAMAGED or str(error).startswith(_DAMAGED_SENTENCES):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith(_DAMAGED_SENTENCES):
         return JournalError(f"{path} is not a journal, or it is damaged ({error})", "damaged")
-    if code in _LOCKED:
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return JournalError(f"{path} is locked by another process ({error}); end the program that writes to it")
-    full = getattr(error, "errno", None) in _NO_ROOM or code == sqlite3.SQLITE_FULL
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or code == sqlite3.SQLITE_FULL
     if not full and code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):  # SQLite does not say why
         with contextlib.suppress(OSError):
             full = os.statvfs(path.parent).f_bavail == 0
@@ -193,7 +191,7 @@ def read_contents(connection: sqlite3.Connection, path: Path) -> Contents:
     topics = dict(connection.execute("SELECT topic, last_seq FROM topics"))
     reported = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
     progress = {camera: Watermark(boot_id, frame_number) for camera, boot_id, frame_number in reported}
-    (pages,) = connection.execute(_PAGES_IN_USE).fetchone()
+    (size_bytes,) = connection.execute(_SIZE).fetchone()
     return Contents(
         journal_id,
         line,
@@ -202,7 +200,7 @@ def read_contents(connection: sqlite3.Connection, path: Path) -> Contents:
         max(topics.values(), default=0),
         topics,
         progress,
-        pages * PAGE_BYTES,
+        size_bytes,
     )
 
 

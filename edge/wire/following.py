@@ -178,7 +178,7 @@ class Delivered:
             MessageError: the header does not contain what makes the topic.
         """
         try:
-            header = _topic_fields.decode(self.header)
+            header = msgspec.json.decode(self.header, type=_TopicFields)
         except UNREADABLE as error:
             raise MessageError(f"the header of event {self.key} has no topic: {error}") from error
         return f"verdict.{header.camera}.{header.verdict}" if header.type == "verdict" else header.type
@@ -198,9 +198,6 @@ class Numbered(msgspec.Struct):
     journal_id: JournalId
     seq: Seq
 
-
-_numbered = msgspec.json.Decoder(Numbered)
-_topic_fields = msgspec.json.Decoder(_TopicFields)
 
 PROTOCOL: Protocol[Request, Reply] = Protocol(Request, Reply, "docs/durable.md")
 request_from, reply_from = PROTOCOL.request_from, PROTOCOL.reply_from
@@ -223,7 +220,7 @@ def events_of(batch: Batch, parts: Sequence[bytes]) -> list[Delivered]:
     events = []
     for header, heatmap in zip(parts[1::2], parts[2::2], strict=True):
         try:
-            numbered = _numbered.decode(header)
+            numbered = msgspec.json.decode(header, type=Numbered)
         except UNREADABLE as error:
             raise MessageError(f"a batch came with a header that is not an event: {error}") from error
         events.append(Delivered(numbered.journal_id, numbered.seq, header, heatmap or None))

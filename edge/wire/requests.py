@@ -69,10 +69,6 @@ class _Identified(msgspec.Struct):
     request_id: RequestId | None = None
 
 
-_encoder = msgspec.json.Encoder()
-_envelope = msgspec.json.Decoder(_Envelope)
-_identified = msgspec.json.Decoder(_Identified)
-
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
 MessageT = TypeVar("MessageT")
@@ -102,7 +98,7 @@ class Protocol(Generic[RequestT, ReplyT]):
             reason, detail = "malformed", f"{error}; see {self._document}"
         request_id = None
         with contextlib.suppress(*UNREADABLE):  # the request may be malformed
-            request_id = _identified.decode(data).request_id
+            request_id = msgspec.json.decode(data, type=_Identified).request_id
         return refuse(reason, detail, request_id)
 
     def reply_from(self, data: bytes) -> ReplyT:
@@ -123,7 +119,7 @@ def decode(
         MessageError: it is not such a message.
     """
     try:
-        came = _envelope.decode(data).schema_version
+        came = msgspec.json.decode(data, type=_Envelope).schema_version
         if came == version:
             return decoder.decode(data)
     except UNREADABLE as error:
@@ -136,7 +132,7 @@ def decode(
 
 def to_bytes(message: msgspec.Struct) -> bytes:
     """Return a message as one JSON object in UTF-8 with every field: as it is sent, and an event also journalled."""
-    return _encoder.encode(message)
+    return msgspec.json.encode(message)
 
 
 def refuse(reason: str, detail: str, request_id: str | None = None) -> Refused:
