@@ -123,8 +123,7 @@ class Consumers(_FileOfJournal):
 
     def acknowledge(self, name: str, journal_id: str, seq: int) -> None:
         """Record that a consumer acknowledged all events up to one. The next `write` stores it."""
-        if name in self.positions:
-            self.positions = {**self.positions, name: Position(journal_id, seq, time.time_ns())}
+        self.positions = {**self.positions, name: Position(journal_id, seq, time.time_ns())}
 
     def write(self) -> None:
         """Store the acknowledgements on the disk, or read the file first. If that fails, a later call tries again."""
