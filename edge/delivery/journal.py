@@ -186,22 +186,13 @@ def read_contents(connection: sqlite3.Connection, path: Path) -> Contents:
             "heatline that wrote it, or move the file away",
             "foreign",
         )
-    *_, journal_id, line, created_at_ns = head
     (first_seq,) = connection.execute("SELECT ifnull(min(seq), 0) FROM events").fetchone()
     topics = dict(connection.execute("SELECT topic, last_seq FROM topics"))
     reported = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
     progress = {camera: Watermark(boot_id, frame_number) for camera, boot_id, frame_number in reported}
-    (size_bytes,) = connection.execute(_SIZE).fetchone()
-    return Contents(
-        journal_id,
-        line,
-        created_at_ns,
-        first_seq,
-        max(topics.values(), default=0),
-        topics,
-        progress,
-        size_bytes,
-    )
+    (size,) = connection.execute(_SIZE).fetchone()
+    *_, journal_id, line, begun_ns = head
+    return Contents(journal_id, line, begun_ns, first_seq, max(topics.values(), default=0), topics, progress, size)
 
 
 def _make(path: Path, line: str) -> None:
@@ -220,34 +211,26 @@ def _make(path: Path, line: str) -> None:
 
 
 class Journal:
-    """The journal, for writing by one thread. Create it with `open`."""
+    """The journal of a folder, for writing by its line, in one thread. Both are created if they do not exist. Raises a
+    DeliveryError if another running line uses it, a JournalError if it cannot be used.
+    """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int) -> None:
-        self.path = path
-        self._connection, self._lock = connection, lock
-        limit = f"journal_size_limit = {WAL_KEPT_BYTES}"
-        for pragma in ("journal_mode = WAL", "synchronous = FULL", "cell_size_check = ON", limit):
-            connection.execute(f"PRAGMA {pragma}")
-        self.reload()
-
-    @classmethod
-    def open(cls, folder: Path, line: str) -> Self:
-        """Open the journal of a folder for its line. Create both if they do not exist. Raise a DeliveryError if another
-        running line uses it, a JournalError if it cannot be used.
-        """
-        path = folder / FILE_NAME
-        with contextlib.ExitStack() as if_it_fails, journal_errors(path):
+    def __init__(self, folder: Path, line: str) -> None:
+        self.path = folder / FILE_NAME
+        with contextlib.ExitStack() as if_it_fails, journal_errors(self.path):
             make_folder(folder)
-            lock = hold(folder, os.O_RDONLY | os.O_CREAT)
-            if_it_fails.callback(os.close, lock)
-            if not path.exists():
-                _make(path, line)
-            connection = connect(path, "mode=rw", BUSY_SECONDS)
-            if_it_fails.callback(connection.close)
-            journal = cls(path, connection, lock)
-            _require_own(path, journal.contents.line, line)
+            self._lock = hold(folder, os.O_RDONLY | os.O_CREAT)
+            if_it_fails.callback(os.close, self._lock)
+            if not self.path.exists():
+                _make(self.path, line)
+            self._connection = connect(self.path, "mode=rw", BUSY_SECONDS)
+            if_it_fails.callback(self._connection.close)
+            limit = f"journal_size_limit = {WAL_KEPT_BYTES}"
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cell_size_check = ON", limit):
+                self._connection.execute(f"PRAGMA {pragma}")
+            self.reload()
+            _require_own(self.path, self.contents.line, line)
             if_it_fails.pop_all()
-        return journal
 
     # Each of the following raises JournalError if the file contradicts itself, or cannot be read or written.
 

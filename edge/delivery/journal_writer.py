@@ -377,7 +377,7 @@ class JournalWriter(Numbering):
             return self._journal
         if self._damage is None:
             try:
-                self._journal = Journal.open(self._folder, self._line)
+                self._journal = Journal(self._folder, self._line)
                 return self._journal
             except JournalError as error:
                 if error.kind != "damaged":
@@ -386,7 +386,7 @@ class JournalWriter(Numbering):
                 logger.error("%s", error)
         self._why_new = f"{self._damage}; it is {move_aside(self._folder / FILE_NAME).name} now"
         self._damage = None
-        self._journal = Journal.open(self._folder, self._line)
+        self._journal = Journal(self._folder, self._line)
         return self._journal
 
     def _close_file(self) -> None:
