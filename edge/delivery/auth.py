@@ -93,7 +93,6 @@ class ClientKeys:
         return cls(read_key_pair(own), read_public_key(line))
 
     def apply(self, socket: zmq.Socket[bytes]) -> None:
-        """Set up a socket before it connects."""
         set_options(socket, {zmq.CURVE_SERVERKEY: self.line, **self.own.options})
 
 
@@ -121,7 +120,6 @@ def read_key_pair(path: Path) -> KeyPair:
 
 
 def read_public_key(path: Path) -> bytes:
-    """Read a public key's file."""
     return parse_public_key(read_public(path, AccessError, MADE_BY), path)
 
 
@@ -146,7 +144,6 @@ def _entries(data: bytes) -> dict[str, bytes]:
 
 
 def _is_key(text: bytes) -> bool:
-    """Return whether a text is the Z85 of 32 bytes."""
     try:
         return len(z85.decode(text)) == KEY_BYTES
     except (KeyError, ValueError, struct.error):

@@ -133,8 +133,7 @@ class Commander(Client):
         self.timeout_s = timeout_s
         self._address, self._keys = address, keys
         self._ids = itertools.count(1)
-        self._context = zmq.Context()
-        self._socket = self._connected()
+        self._connect()
 
     def trigger(self, camera: str, part_id: str | None = None) -> commands.Triggered | commands.Announced:
         """Trigger a camera. Return the frame, or that the part id waits for the hardware trigger.
@@ -152,15 +151,11 @@ class Commander(Client):
         """Activate a product; return when it is active. Errors are those of `trigger`."""
         return self._carried_out((commands.Selected,), commands.SelectRequest, product=product)
 
-    def _connected(self) -> zmq.Socket[bytes]:
-        socket = client_socket(self._context, zmq.DEALER, self._address, self._keys, LONGEST_REPLY_BYTES)
-        socket.setsockopt(zmq.IMMEDIATE, 1)  # a command that cannot be sent now is not sent later
-        connect(socket, self._address, "tcp://127.0.0.1:5557")
-        return socket
-
-    def _connect_anew(self) -> None:
-        self._socket.close()
-        self._socket = self._connected()
+    def _connect(self) -> None:
+        self._context = zmq.Context()
+        self._socket = client_socket(self._context, zmq.DEALER, self._address, self._keys, LONGEST_REPLY_BYTES)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a command that cannot be sent now is not sent later
+        connect(self._socket, self._address, "tcp://127.0.0.1:5557")
 
     def _carried_out(
         self, replies: tuple[type[ReplyT], ...], kind: type[commands.Request], **fields: str | None
@@ -182,7 +177,8 @@ class Commander(Client):
                 raise MessageError(f"this is not a reply to a {request}: {reply}")
             return reply
         # On a new connection, the command is not sent later, and a late reply is not taken for the next command's.
-        self._connect_anew()
+        self.close()
+        self._connect()
         raise DeliveryError(
             f"{self._address} did not reply within {self.timeout_s:g} s, and may have executed the command; "
             "look at the line's events and its log"
@@ -194,7 +190,8 @@ class Commander(Client):
                 self._socket.send(data, zmq.NOBLOCK)
                 return
         refused = describe_refusal(self._address, self._keys, zmq.DEALER)
-        self._connect_anew()  # ZeroMQ may have stopped reconnecting
+        self.close()  # ZeroMQ may have stopped reconnecting
+        self._connect()
         if refused is not None:
             raise AccessError(f"{refused}; the command was not sent")
         raise DeliveryError(

@@ -169,7 +169,6 @@ class JournalTail(_FileOfJournal):
         """What the journal held that was read last."""
 
     def refresh(self) -> None:
-        """Read what the journal holds."""
         if self._reader is not None and (self.fault is not None or not self._reader.is_in_place):
             self.close()
         if self.fault is not None and time.monotonic() < self._failed_s + SECONDS_BETWEEN_TRIES:
@@ -186,7 +185,6 @@ class JournalTail(_FileOfJournal):
             return self._reader.read(after_seq, **wanted)
 
     def close(self) -> None:
-        """Close the file."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
@@ -228,7 +226,6 @@ class Subscription:
         )
 
     def sent(self, page: Page) -> None:
-        """Record that a page was sent."""
         if page.lost_through is not None:
             self.await_acknowledgement(page.lost_through)
         for record in page.records:
@@ -241,7 +238,6 @@ class Subscription:
         self.unacknowledged.append((seq, size))
 
     def acknowledge(self, seq: int) -> None:
-        """Record that the consumer acknowledged all events up to one."""
         self.taken_seq = max(seq, self.taken_seq)
         while self.unacknowledged and self.unacknowledged[0][0] <= seq:
             self.unacknowledged.popleft()

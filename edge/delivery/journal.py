@@ -271,7 +271,6 @@ class Journal:
             self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     def close(self) -> None:
-        """Close the file."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         os.close(self._lock)
@@ -405,7 +404,6 @@ class JournalReader:
         return list(map(Record._make, reversed(found)))
 
     def close(self) -> None:
-        """Close the file."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
 

@@ -52,7 +52,6 @@ class DiskThread:
 
     @property
     def busy(self) -> bool:
-        """Whether a call is still running."""
         return self._last is not None and not self._last.done()
 
     def run(self, call: Callable[[], T], within_s: float) -> T:
@@ -104,7 +103,6 @@ class _Outage:
     reported: bool = False
 
     def note(self, messages: Sequence[Message]) -> None:
-        """Record messages that are sent live only."""
         events = [message.event for message in messages]
         self.by_topic.update(utf8_safe(event.topic) for event in events if not isinstance(event, StatusEvent))
         self.unrecorded += [each for each in events if isinstance(each, JournalEvent) and each.kind == "unrecorded"]

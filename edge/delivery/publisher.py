@@ -19,7 +19,7 @@ from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.servers import SocketServer
 from heatline.edge.errors import DeliveryError
 from heatline.edge.frames import Watermark
-from heatline.edge.wire.events import CountedEvent, Counts, JournalState, Message, StatusEvent, to_frames
+from heatline.edge.wire.events import CountedEvent, Counts, Event, JournalState, Message, StatusEvent, to_frames
 from heatline.edge.wire.requests import to_bytes
 
 logger = logging.getLogger(__name__)
@@ -96,21 +96,15 @@ class Numbering:
 
     def _complete(self, messages: Sequence[Message], count: Count) -> list[Message]:
         """Return messages with their place in a count."""
-        return [
-            replace(
-                message,
-                event=self._status(message.event, count)
-                if isinstance(message.event, StatusEvent)
-                else count.next(message.event),
-            )
-            for message in messages
-        ]
+        return [replace(message, event=self._counted(message.event, count)) for message in messages]
 
-    def _status(self, status: StatusEvent, count: Count) -> StatusEvent:
-        """Return a status with a count's numbers."""
+    def _counted(self, event: Event, count: Count) -> Event:
+        """Return an event with its place in a count, a status with the count's numbers."""
+        if not isinstance(event, StatusEvent):
+            return count.next(event)
         journalled = self._journalled if count is self._live else count
         return msgspec.structs.replace(
-            status,
+            event,
             last_seq=count.last_seq,
             journal_id=count.journal_id,
             counts=Counts(

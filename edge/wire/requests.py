@@ -75,13 +75,7 @@ MessageT = TypeVar("MessageT")
 
 
 class Protocol(Generic[RequestT, ReplyT]):
-    """Reads the requests and replies of one socket.
-
-    Args:
-        requests: the union of the requests' types.
-        replies: the union of the replies' types.
-        document: file that describes them, for error messages.
-    """
+    """Reads the requests and replies of one socket, of these unions of types, which a document describes."""
 
     def __init__(self, requests: Any, replies: Any, document: str) -> None:
         self._requests: msgspec.json.Decoder[RequestT] = msgspec.json.Decoder(requests)
