@@ -149,8 +149,7 @@ class Follower(Client):
             DeliveryError: the line refuses for another reason that is final.
             MessageError: the message is not valid.
         """
-        batch = self.receive_batch(1)
-        return batch[0] if batch else None
+        return next(iter(self.receive_batch(1)), None)
 
     def receive_batch(self, at_most: int = wire.LARGEST_WINDOW) -> list[wire.Delivered]:
         """Return the next events, or none if none came in time; otherwise like `receive`."""

@@ -159,10 +159,6 @@ class JournalWriter(Numbering):
         self._discarded_events = 0
         self._known = Contents()
         """What the file held, as far as it was last known."""
-        self._begin()
-        self._starting = False
-
-    def _begin(self) -> None:
         try:
             held = self._take_over().contents
             self.progress, self.since_ns = held.progress, held.created_at_ns
@@ -172,6 +168,7 @@ class JournalWriter(Numbering):
                 raise
             self._begin_outage(error)
             self._read_what_can_be()
+        self._starting = False
 
     def _read_what_can_be(self) -> None:
         """Read how far a journal has counted that cannot be written."""
@@ -182,7 +179,7 @@ class JournalWriter(Numbering):
 
         try:
             self._known = known = self._run(read)
-            self._journalled = Count(known.journal_id, known.topics, known.last_seq)
+            self._journalled = Count(known.journal_id, dict(known.topics), known.last_seq)
             self.progress = known.progress
         except Exception as error:
             logger.warning("%s", self._as_journal_error(error))
@@ -364,7 +361,7 @@ class JournalWriter(Numbering):
             raise JournalError(
                 f"{journal.path} ends with event {held.last_seq}, and held event {known.last_seq}", "damaged"
             )
-        self._journalled = Count(held.journal_id, held.topics, held.last_seq)
+        self._journalled = Count(held.journal_id, dict(held.topics), held.last_seq)
         self._begun = [] if held.last_seq else [self._own("begun", self._why_new)]
         return journal
 

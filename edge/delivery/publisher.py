@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import msgspec
@@ -40,15 +40,15 @@ HandedOver = tuple[Message | None, Sent | None]
 """Without a message: a probe, for which nothing is sent."""
 
 
+@dataclass
 class Count:
     """A gapless count of a journal's events or, without its id, of a boot's events that no journal holds: the last
     number of each topic, and of all.
     """
 
-    def __init__(self, journal_id: str | None, topics: Mapping[str, int] | None = None, last_seq: int = 0) -> None:
-        self.journal_id = journal_id
-        self.topics = dict(topics or {})
-        self.last_seq = last_seq
+    journal_id: str | None
+    topics: dict[str, int] = field(default_factory=dict)
+    last_seq: int = 0
 
     def next(self, event: T) -> T:
         """Return the event with its place in this count."""
@@ -58,7 +58,7 @@ class Count:
         return msgspec.structs.replace(event, seq=self.last_seq, journal_id=self.journal_id, previous_seq=previous)
 
     def copy(self) -> "Count":
-        return Count(self.journal_id, self.topics, self.last_seq)
+        return replace(self, topics=dict(self.topics))
 
 
 class Numbering:
