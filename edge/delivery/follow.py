@@ -108,9 +108,7 @@ class Consumers(_FileOfJournal):
         """Return the last event of a journal that each consumer acknowledged, as it is on the disk. After a crash, a
         consumer continues after it: later events must not be deleted.
         """
-        written = self._written
-        if written is None:
-            return {NOT_KNOWN: 0}
+        written = {NOT_KNOWN: Position("", 0, 0)} if self._written is None else self._written
         return {name: each.in_journal(journal_id) for name, each in written.items()}
 
     def register(self, name: str, journal_id: str, acked_seq: int) -> None:
@@ -316,10 +314,9 @@ class FollowServer(RouterServer[wire.Request]):
                     case wire.ForgetRequest():
                         self._forget(route, request)
             more = [self._push(subscription) for subscription in list(self._subscriptions.values())]
-            now_s = time.monotonic()
-            if now_s - self._wrote_s >= SECONDS_BETWEEN_WRITES:
+            if time.monotonic() - self._wrote_s >= SECONDS_BETWEEN_WRITES:
                 self._consumers.write()
-                self._wrote_s = now_s
+                self._wrote_s = time.monotonic()
             return any(more)
         except Exception as error:  # a bug must not end the service for all consumers
             self._faults.error("%s: durable consumers could not be served", self.address, exc_info=error)
@@ -454,9 +451,8 @@ class FollowServer(RouterServer[wire.Request]):
         return next((each for each in self._subscriptions.values() if each.route[0] == route[0]), None)
 
     def _end(self, route: Route) -> None:
-        subscription = self._subscription_of(route)
-        if subscription is not None:
-            del self._subscriptions[subscription.request.name]
+        client, subscriptions = route[0], self._subscriptions.items()
+        self._subscriptions = {name: each for name, each in subscriptions if each.route[0] != client}
 
     def _send(self, route: Route, parts: Sequence[bytes]) -> bool:
         """Send parts; return whether the client took them. The subscription of a client that has gone ends."""

@@ -256,9 +256,9 @@ class Journal:
         durable consumer acknowledged, through `acked_seq`; of others if there are none.
         """
         last = acked_seq if self.contents.first_seq <= acked_seq else self.contents.last_seq
+        due = last, EVENTS_AT_ONCE, min(too_much, BYTES_AT_ONCE)
         with journal_errors(self.path):
-            (through,) = self._connection.execute(_DUE, (last, EVENTS_AT_ONCE, min(too_much, BYTES_AT_ONCE))).fetchone()
-        return int(through)
+            return int(self._connection.execute(_DUE, due).fetchone()[0])
 
     def discard(self, through_seq: int) -> None:
         """Delete the oldest events, through this one, in one transaction. Delete many events in several calls."""
@@ -400,8 +400,7 @@ class JournalReader:
         wanted, prefixes = _condition(topics)
         rows = self._rows(f"{wanted} ORDER BY seq DESC LIMIT ?", heatmaps=False)
         with self._snapshot():
-            found = self._connection.execute(rows, (*prefixes, at_most)).fetchall()
-        return list(map(Record._make, reversed(found)))
+            return [Record(*row) for row in self._connection.execute(rows, (*prefixes, at_most))][::-1]
 
     def close(self) -> None:
         with contextlib.suppress(sqlite3.Error):

@@ -205,10 +205,7 @@ request_from, reply_from = PROTOCOL.request_from, PROTOCOL.reply_from
 
 def batch_parts(batch: Batch, events: Sequence[tuple[bytes, bytes | None]]) -> list[bytes]:
     """Return the parts of a batch: the batch, then header and heatmap (which may be empty) of each event."""
-    parts = [to_bytes(batch)]
-    for header, heatmap in events:
-        parts += (header, heatmap or b"")
-    return parts
+    return [to_bytes(batch), *(part for header, heatmap in events for part in (header, heatmap or b""))]
 
 
 def events_of(batch: Batch, parts: Sequence[bytes]) -> list[Delivered]:
