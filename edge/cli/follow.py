@@ -117,9 +117,7 @@ def _print(events: Sequence[Delivered]) -> None:
 
 
 def _run_until_it_succeeds(command: str, events: Sequence[Delivered]) -> None:
-    """Run a shell command for each event, with its header on standard input, until it succeeds. After an interruption,
-    the event is not acknowledged, and comes again.
-    """
+    """Run a shell command for each event, with its header on standard input, until it succeeds."""
     for event in events:
         environment = os.environ | {"HEATLINE_KEY": event.key, "HEATLINE_TOPIC": event.topic}
         while True:

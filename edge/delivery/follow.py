@@ -154,9 +154,7 @@ class Consumers(_FileOfJournal):
 
 
 class JournalTail(_FileOfJournal):
-    """The end of the journal of a folder, read by one thread: opened again when the file is replaced, and tried again
-    when it cannot be read.
-    """
+    """The end of a folder's journal, read by one thread; opened again when it was replaced or could not be read."""
 
     waiting = "durable consumers wait until it can be read"
 
@@ -189,9 +187,7 @@ class JournalTail(_FileOfJournal):
 
 
 class Subscription:
-    """Subscription of a connected consumer, on one connection and to one journal, after an event: what was sent, what
-    its window allows, and what is sent next.
-    """
+    """What a consumer was sent of one journal on one connection, what its window allows, and what is sent next."""
 
     def __init__(self, route: Route, request: wire.FollowRequest, journal_id: str, acked_seq: int) -> None:
         self.route, self.request, self.journal_id = route, request, journal_id

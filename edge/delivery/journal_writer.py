@@ -118,8 +118,7 @@ class JournalWriter(Numbering):
         keep_bytes: size above which the oldest events are deleted, if possible those that all consumers acknowledged.
         acked: returns, for a journal's id, the last event that each durable consumer acknowledged. Any thread.
         consumers: returns the durable consumers for the statuses.
-        clock: seconds, monotonic.
-        wall_ns: UTC, ns since 1970.
+        clock, wall_ns: seconds, monotonic; UTC, ns since 1970.
     Raises:
         DeliveryError: another running line uses the journal.
         JournalError: the journal belongs to another line, or another version of heatline created it.

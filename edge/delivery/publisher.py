@@ -42,9 +42,7 @@ HandedOver = tuple[Message | None, Sent | None]
 
 @dataclass
 class Count:
-    """A gapless count of a journal's events or, without its id, of a boot's events that no journal holds: the last
-    number of each topic, and of all.
-    """
+    """The last number by topic, and of all events: of a journal, or without its id, of a boot's that none holds."""
 
     journal_id: str | None
     topics: dict[str, int] = field(default_factory=dict)

@@ -162,21 +162,12 @@ class Delivered:
 
     @property
     def event(self) -> Event:
-        """The event, decoded.
-
-        Raises:
-            SchemaVersionError: it is of another schema version.
-            MessageError: it is of an unknown type.
-        """
+        """The event, decoded; a SchemaVersionError if it has another version, a MessageError if of unknown type."""
         return event_from(self.header)
 
     @property
     def topic(self) -> str:
-        """Topic under which the event is published.
-
-        Raises:
-            MessageError: the header does not contain what makes the topic.
-        """
+        """Topic of the event; a MessageError if the header does not contain what makes the topic."""
         try:
             header = msgspec.json.decode(self.header, type=_TopicFields)
         except UNREADABLE as error:

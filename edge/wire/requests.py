@@ -103,14 +103,8 @@ class Protocol(Generic[RequestT, ReplyT]):
 def decode(
     data: bytes, decoder: msgspec.json.Decoder[MessageT], version: int, kind: str, reader: str, sender: str
 ) -> MessageT:
-    """Return the message in these bytes.
-
-    Args:
-        version: schema version that the reader knows.
-        kind, reader, sender: words for error messages, such as `a reply`, `this client` and `the line`.
-    Raises:
-        SchemaVersionError: it is of another schema version.
-        MessageError: it is not such a message.
+    """Return the message in these bytes; a SchemaVersionError if it has another version, a MessageError if it is none.
+    `kind`, `reader` and `sender` are words for these errors, such as `a reply`, `this client` and `the line`.
     """
     try:
         came = msgspec.json.decode(data, type=_Envelope).schema_version
