@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
+from types import MappingProxyType
 from typing import NamedTuple
 
 import cv2
@@ -43,11 +44,18 @@ THINNED_PX = 768
 NO_REFERENCE = "the bundle compares frames with no reference"
 RELATIVE_SLACK: dict[Measure, float] = {"brightness": 0.03, "sharpness": 0.05}
 """Tolerated difference as a share of the median: frames of one still part are all alike."""
-ABSOLUTE_SLACK: dict[Measure, float] = {"saturation": 0.02, "turn": 0.1, "match": 0.05, "score": 0.25, "evidence": 0.25}
+ABSOLUTE_SLACK: dict[Measure, float] = {
+    "saturation": 0.02,
+    "turn": 0.1,
+    "match": 0.05,
+    "score": 0.25,
+    "evidence": 0.25,
+    "cleared": 0.02,
+}
 """The same in the measure's own unit."""
 OF_POSE: tuple[Measure, ...] = "shift_x", "shift_y", "turn", "match"
 """What the pose of a frame that is compared with a reference tells."""
-OF_EVIDENCE: tuple[Measure, ...] = "score", "evidence"
+OF_EVIDENCE: tuple[Measure, ...] = "score", "evidence", "cleared"
 """Of frames judged GOOD: the calibration frames are good, and a run of defective parts is not drift."""
 WHAT: Mapping[str, tuple[str, str]] = {
     "brightness": ("the pictures are darker", "the pictures are brighter"),
@@ -59,6 +67,7 @@ WHAT: Mapping[str, tuple[str, str]] = {
     "match": ("the pictures match the reference picture less", "the pictures match the reference picture better"),
     "score": ("good frames score lower", "good frames score higher"),
     "evidence": ("good frames have less evidence", "good frames have more evidence"),
+    "cleared": ("the screening stage clears fewer tiles", "the screening stage clears more tiles"),
 }
 CHECK: dict[Measure, str] = {
     "brightness": "check lamps, exposure time, aperture and dirt on lamp or lens",
@@ -120,13 +129,18 @@ class ExpectedRange(NamedTuple):
 
 
 def fit_reference(
-    samples: Sequence[PictureSample], scores: Sequence[float], evidence: Sequence[float], why_unscored: str = ""
+    samples: Sequence[PictureSample],
+    scores: Sequence[float],
+    evidence: Sequence[float],
+    why_unscored: str = "",
+    cleared: Sequence[float] = (),
 ) -> Reference | None:
     """Derive the reference from frames that show the product; None: there are fewer than 10.
 
     Args:
         scores: of good frames that did not train the model, logits; `why_unscored`: why there are none.
         evidence: the median of each such frame's heatmap, logits.
+        cleared: the share of each such frame's tiles that the screening stage clears; empty: there is none.
     """
     if len(samples) < FEWEST_FRAMES:
         return None
@@ -141,7 +155,9 @@ def fit_reference(
     values |= {"score": scores, "evidence": evidence}
     if len(scores) < FEWEST_SCORES:
         few = f"this needs {FEWEST_SCORES} good frames, and {len(scores)} came"
-        unwatched |= dict.fromkeys(OF_EVIDENCE, why_unscored or few)
+        unwatched |= dict.fromkeys(("score", "evidence"), why_unscored or few)
+    if len(cleared) >= FEWEST_SCORES:
+        values["cleared"] = cleared
     return Reference(
         frames=len(samples),
         measures={
@@ -197,14 +213,11 @@ class CameraReference:
         return found
 
     def values(
-        self, rgb: NDArray[np.uint8], pose: Pose | None = None, good: tuple[float, NDArray[np.float32]] | None = None
+        self, rgb: NDArray[np.uint8], pose: Pose | None = None, good: Mapping[Measure, float] = MappingProxyType({})
     ) -> dict[Measure, float]:
-        """Measure an RGB uint8 frame [H, W, 3], with its pose if it has one, and score and heatmap if it is GOOD."""
+        """Measure an RGB uint8 frame [H, W, 3], with its pose if it has one, and what is measured of a GOOD frame."""
         seen = np.ascontiguousarray(rgb[self.area.box((rgb.shape[0], rgb.shape[1]))])
-        values = PictureSample.of(seen, pose).values
-        if good is not None:
-            values |= {"score": good[0], "evidence": float(np.nanmedian(good[1]))}
-        return values
+        return {**PictureSample.of(seen, pose).values, **good}
 
 
 @dataclass(frozen=True)

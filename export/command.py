@@ -56,6 +56,12 @@ FAST: tuple[Precision, ...] = ("f32", "bf16")
     metavar="DESIGN",
     help="The design whose reference the bundle gets, if the run has several.  [default: the only one]",
 )
+@click.option(
+    "--screen",
+    is_flag=True,
+    help="Add a screening stage, which clears tiles that are surely good, so that a line runs only the others in full; "
+    "left out, with its figures, if it would not pay.",
+)
 @json_option
 def export(
     run: Path,
@@ -68,6 +74,7 @@ def export(
     fast: bool,
     allow: tuple[Precision | Literal["map"], ...],
     design: str | None,
+    screen: bool,
     as_json: bool,
 ) -> None:
     """Export RUN, the folder of a training, as a bundle for a line.
@@ -107,6 +114,7 @@ def export(
         allow=allowed,
         allow_map="map" in allow,
         design=design,
+        screen=screen,
         track=tracked("validation frames"),
         say=say,
     )

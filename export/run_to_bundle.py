@@ -3,18 +3,14 @@
 import contextlib
 import tempfile
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import cv2
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from heatline.edge import __version__
-from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
-from heatline.edge.bundle.appearance import Appearance
+from heatline.edge.bundle import Bundle, Calibration, GoldenTiles, Manifest, write_bundle
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     SCHEMA,
@@ -28,22 +24,21 @@ from heatline.edge.bundle.manifest import (
     Tensors,
     product_picture_of,
 )
-from heatline.edge.bundle.plausibility import FEWEST_GROUPS, Plausibility, fit_plausibility
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import GOLDEN, require_new_folder
 from heatline.edge.calibration.thresholds import GoodFrame, describe_support
-from heatline.edge.drift import PictureSample, fit_reference
+from heatline.edge.drift import fit_reference
 from heatline.edge.errors import InputError
-from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import Engine, Precision, infer, open_engine
-from heatline.edge.inference.engine import DIFFERENCE, FEATURES, ONNX_GRAPH, OPENVINO_GRAPH, infer_features
+from heatline.edge.inference.engine import DIFFERENCE, FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
 from heatline.edge.reference.reference import Reference
-from heatline.edge.util.sampling import evenly
 from heatline.edge.util.text import list_some
 from heatline.export.gate import TOLERANCE, check_maps, pass_gate, reorient, torch_answers
 from heatline.export.onnx_graph import to_graphs
 from heatline.export.openvino_ir import to_ir, write_graphs
 from heatline.export.precisions import PRECISIONS, Say, make_precisions
+from heatline.export.product import fit_product
+from heatline.export.screening import MadeScreening, make_screening
 from heatline.export.validation_tiles import divide_by_group, good_tiles, quantisation_tiles, select_validation_tiles
 from heatline.train.adequacy import describe_threshold_transfer
 from heatline.train.evaluation.evaluated import TorchEngine
@@ -52,11 +47,11 @@ from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier
 from heatline.train.progress import Track
-from heatline.train.readers import LabelledImage
 from heatline.train.run import RunFolder, TrainedRun, describe_config, describe_reading
 from heatline.train.validation_frames import (
     HeldOut,
     Inputs,
+    ValidationFrames,
     run_validation,
     smoothing_px,
     validation_frames,
@@ -76,6 +71,7 @@ def export_run(
     allow_map: bool = False,
     design: str | None = None,
     reference: Reference | None = None,
+    screen: bool = False,
     track: Track = iter,
     say: Say = lambda line: None,
 ) -> Bundle:
@@ -89,6 +85,7 @@ def export_run(
         allow_map: whether a map that is stuck or drawn to the border causes only a warning.
         design: whose reference the bundle gets; None: that of the only one.
         reference: that the bundle gets in place of the run's, if the model compares; None: the run's.
+        screen: whether the bundle gets a screening stage, if it pays.
         track: wraps the iteration over the validation images, to show its progress.
         say: called with a description of each step, and of the result for each precision.
     Raises:
@@ -144,6 +141,7 @@ def export_run(
                 say(f"warning: {warning}")
             say("recording the appearance of the product")
             plausibility, appearances = fit_product(validating.images, grid, engine, of_product)
+            screening = _make_screening(run, validating, grid, calibration, golden, say) if screen else None
             # Frames that the model was trained on score lower than new ones.
             scored = scored if validating.are_new else []
             drift = fit_reference(
@@ -151,6 +149,7 @@ def export_run(
                 [frame.highest_logit for frame in scored],
                 [frame.median_evidence for frame in scored],
                 "" if validating.are_new else "the model was trained on all frames; run heatline calibrate",
+                () if screening is None else screening.cleared,
             )
             calibration = msgspec.structs.replace(calibration, plausible=plausibility.plausible, reference=drift)
             say("running the model itself on validation tiles")
@@ -209,13 +208,30 @@ def export_run(
         references={}
         if of_product is None
         else {"": ProductReference(product_picture_of(""), of_product.frame_hw, of_product.frames, of_product.made_of)},
+        screening=None if screening is None else screening.stated,
     )
-    files = {**graphs, GOLDEN: golden.to_bytes()}
+    files = {**graphs, GOLDEN: golden.to_bytes(), **({} if screening is None else screening.files)}
     if plausibility.tiles is not None:
         files[PRODUCT_TILES] = plausibility.tiles.to_bytes()
     if of_product is not None:
         files[product_picture_of("")] = of_product.to_png()
     return write_bundle(target, manifest, files)
+
+
+def _make_screening(
+    run: TrainedRun,
+    validating: ValidationFrames,
+    grid: Grid,
+    calibration: Calibration,
+    golden: GoldenTiles,
+    say: Say,
+) -> MadeScreening | None:
+    say("training the screening stage")
+    try:
+        return make_screening(run, validating.images, grid, calibration.score_threshold, golden.tiles, say)
+    except InputError as error:
+        say(f"warning: the bundle gets no screening stage: {error}")
+        return None
 
 
 def _find_reference(run: TrainedRun, design: str | None, say: Say) -> Reference | None:
@@ -301,48 +317,3 @@ def _provenance(run: TrainedRun) -> dict[str, object]:
             "config": describe_config(config, compares=run.references is not None),
         },
     }
-
-
-MOST_FRAMES = 150
-"""How many evenly spread frames are used."""
-
-
-def fit_product(
-    images: Sequence[LabelledImage], grid: Grid, engine: Engine, reference: Reference | None
-) -> tuple[Plausibility, list[PictureSample]]:
-    """Derive the plausible ranges from good and defective frames, as a defect covers only few tiles.
-
-    What areas look like comes from good frames; where there are too few, from defective ones without their defects.
-
-    Args:
-        reference: that the bundle compares frames with, by which drift watches their poses; None: it has none.
-    Returns: the ranges, and of these frames what drift is measured against.
-    """
-    chosen = [images[index] for index in evenly(len(images), MOST_FRAMES)]
-    groups = [image.group or image.name_in_folder for image in chosen]
-    good_groups = {group for image, group in zip(chosen, groups, strict=True) if not image.defective}
-    appearances, samples = [], []
-    for image in chosen:
-        rgb = image.pixels()
-        tiles = TileGrid((rgb.shape[0], rgb.shape[1]), grid.tile_px, grid.overlap_px)
-        appearance = Appearance.of(rgb, tiles, infer_features(engine, tiles.tiles(rgb)))
-        if image.defective:
-            mask = image.mask((rgb.shape[0], rgb.shape[1])) if len(good_groups) < FEWEST_GROUPS else None
-            appearance = replace(appearance, cells=None) if mask is None else without(appearance, mask)
-        appearances.append(appearance.thinned(keep_cells=True))
-        pose, misaligned = (None, None) if reference is None else reference.pose_of(rgb)
-        samples.append(PictureSample.of(rgb, None if misaligned else pose))
-    return fit_plausibility(appearances, groups), samples
-
-
-def without(appearance: Appearance, mask: NDArray[np.bool_]) -> Appearance:
-    """Return a copy without (NaN) the cells at and beside defects, whose pixels are `mask`, bool [H, W]."""
-    if appearance.cells is None or appearance.grid is None:
-        return appearance
-    rows, columns = appearance.cells.shape[1:3]
-    marked = appearance.grid.tiles(mask.astype(np.uint8)[..., None])[..., 0]  # [tiles, tile_px, tile_px]
-    cells = appearance.cells.copy()
-    for of_tile, tile in zip(cells, marked, strict=True):
-        share = cv2.resize(tile.astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
-        of_tile[cv2.dilate(share, np.ones((3, 3))) > 0] = np.nan
-    return replace(appearance, cells=cells if np.isfinite(cells).any() else None)

@@ -96,7 +96,9 @@ Range = tuple[Finite, Finite | None]
 """The lowest and the highest value; none: there is no upper limit."""
 
 
-Measure = Literal["brightness", "sharpness", "saturation", "shift_x", "shift_y", "turn", "match", "score", "evidence"]
+Measure = Literal[
+    "brightness", "sharpness", "saturation", "shift_x", "shift_y", "turn", "match", "score", "evidence", "cleared"
+]
 """What drift compares, see `heatline.edge.drift`."""
 QUANTILES = 0.0, 0.05, 0.5, 0.95, 1.0
 
@@ -325,6 +327,34 @@ class ProductReference(_Part, frozen=True):
     """A description of these frames."""
 
 
+SCREENING_GRAPH = "screening.xml"
+SCREENING_TILES = "product_tiles.screening.npz"
+
+
+class Screening(_Part, frozen=True):
+    """The screening stage, and what held-out tiles show of it, see `heatline.edge.inspection.screening`."""
+
+    clear_below: Finite
+    """Logits: a tile whose highest cell, by the small graph, lies below is cleared."""
+    score_threshold: Finite
+    """The lowest score threshold that it may be used with."""
+    detected: Annotated[int, Meta(ge=1)]
+    """The number of held-out tiles that reach that threshold; the stage clears none of them."""
+    lost_at_most: Annotated[float, Meta(ge=0, le=1)]
+    """Upper bound of the share of such tiles that it clears, with 95 % confidence."""
+    frames: Annotated[int, Meta(ge=1)]
+    """The number of held-out frames with such a tile."""
+    frames_lost_at_most: Annotated[float, Meta(ge=0, le=1)]
+    cleared: Annotated[float, Meta(ge=0, le=1)]
+    """The share of held-out good tiles that it clears."""
+    map_hw: tuple[Positive, Positive]
+    """Cells of the small graph's map."""
+    golden: list[Finite]
+    """The highest cell of each golden tile, by the small graph."""
+    plausible: Plausible
+    """What frames look like to the small graph."""
+
+
 class Manifest(_Part, frozen=True):
     """The content of `manifest.json`. Unknown keys are refused, as a reader cannot apply them."""
 
@@ -351,6 +381,8 @@ class Manifest(_Part, frozen=True):
     """None: the map was not checked."""
     references: dict[CameraOrAll, ProductReference] = {}
     """The references that frames are compared with, by camera. Empty: a line refuses a graph that compares."""
+    screening: Screening | None = None
+    """None: every tile runs in full."""
 
     @property
     def precisions(self) -> tuple[Precision, ...]:

@@ -14,14 +14,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
+import numpy as np
 
 from heatline.edge.bundle.golden import GoldenTiles, GoldenTilesError, check_golden
-from heatline.edge.bundle.manifest import PRODUCT_TILES, Manifest, Plausible, decode_manifest, product_tiles_of
+from heatline.edge.bundle.manifest import (
+    PRODUCT_TILES,
+    SCREENING_GRAPH,
+    SCREENING_TILES,
+    Manifest,
+    Plausible,
+    decode_manifest,
+    product_tiles_of,
+)
 from heatline.edge.bundle.plausibility import Plausibility, ProductTiles
 from heatline.edge.bundle.signature import PublicKey, read_signature, write_signature
 from heatline.edge.errors import BundleError, EngineError
 from heatline.edge.geometry import RegionOfInterest
-from heatline.edge.inference import open_engine, require_supported
+from heatline.edge.inference import infer, open_engine, require_supported
 from heatline.edge.inference.engine import (
     ONNX_GRAPH,
     OPENVINO_GRAPH,
@@ -83,6 +92,11 @@ class Bundle:
             for camera, each in self.manifest.calibration.plausible_by_camera.items()
         }
 
+    def screening_plausibility(self) -> Plausibility | None:
+        """Read what frames must look like to the screening stage; None: the bundle has none."""
+        screening = self.manifest.screening
+        return None if screening is None else self._plausibility(screening.plausible, SCREENING_TILES)
+
     def _plausibility(self, plausible: Plausible, file: str) -> Plausibility:
         tensor = self.manifest.tensors.features
         if plausible.distance is None or tensor is None:
@@ -137,6 +151,7 @@ def open_bundle(path: Path) -> Bundle:
     bundle.references()
     bundle.plausibility()
     bundle.plausibility_by_camera()
+    bundle.screening_plausibility()
     return bundle
 
 
@@ -200,6 +215,8 @@ class VerifiedEngine:
     requested: Precision
     fell_back: str | None = None
     """Why it computes in f32 and not in the requested precision, in one sentence; none: it uses the requested one."""
+    screening: Engine | None = None
+    """Of the bundle's screening stage, in f32; None: it has none, or is not used."""
 
     @property
     def computes_in(self) -> str:
@@ -280,6 +297,38 @@ def open_verified_engine(
         return verified
     logger.warning("%s", fell_back)
     return VerifiedEngine(*verify("f32"), precision, fell_back)
+
+
+def open_screening(bundle: Bundle, *, device: str = PROCESSOR, threads: int = 0, cache: Path | None = None) -> Engine:
+    """Compile the small graph of a bundle's screening stage, in f32, and run the golden tiles.
+
+    Raises:
+        EngineError: it does not load or compile.
+        GoldenTilesError: its answers on this machine are not those of the export.
+    """
+    manifest, golden = bundle.manifest, bundle.golden()
+    assert manifest.screening is not None, "the caller checks"
+    expected = np.array(manifest.screening.golden)
+    engine = open_engine(
+        "openvino",
+        bundle.path,
+        manifest.grid.tile_px,
+        device=device,
+        graph=SCREENING_GRAPH,
+        threads=threads,
+        cache=cache,
+    )
+    peaks = infer(engine, golden.tiles)[1].max(axis=(1, 2))
+    if (
+        peaks.shape != expected.shape
+        or not np.abs(peaks - expected).max() <= manifest.tolerances["f32"] * np.abs(expected).max()
+    ):
+        engine.close()
+        raise GoldenTilesError(
+            f"on this machine the screening stage of {bundle.path} gives {peaks.round(3)} on the golden tiles, "
+            f"expected {expected.round(3)}; set engine.screening = false, or export the bundle again"
+        )
+    return engine
 
 
 def _delete_oldest(cache: Path, *, keep: int) -> None:

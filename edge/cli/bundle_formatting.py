@@ -12,6 +12,7 @@ from heatline.edge.bundle.manifest import (
     ProductReference,
     Reference,
     ScoreBy,
+    Screening,
     describe_missed,
 )
 from heatline.edge.bundle.plausibility import ranges
@@ -49,8 +50,20 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
         f"share of the scale: {describe_differences(gate.largest_difference)}, allowed {gate.tolerance:.0e}",
         "map checks": _describe_map_checks(manifest.map_checks),
         **_precision_facts(manifest.map_gate, manifest.precisions),
+        "screening": _describe_screening(manifest.screening),
         "files": ", ".join(sorted(manifest.files)),
     }
+
+
+def _describe_screening(screening: Screening | None) -> str:
+    if screening is None:
+        return "none: every tile runs in full"
+    return (
+        f"clears {percent(screening.cleared)} of good tiles, and of tiles that reach the score threshold at most "
+        f"{percent(screening.lost_at_most)}, of frames with such tiles at most "
+        f"{percent(screening.frames_lost_at_most)}: none of "
+        f"{screening.detected} in {format_count(screening.frames, 'held-out frame')}"
+    )
 
 
 def calibration_facts(calibration: Calibration) -> dict[str, str]:

@@ -75,7 +75,7 @@ def weights_of(graph: str) -> str:
 
 class Engine(ABC):
     """A compiled graph. One thread submits tiles and receives the answers, in any order, during `submit`, `collect` and
-    `drain`. A thread that has nothing more to submit must call `collect`.
+    `drain`; what receives an answer may submit more. A thread that has nothing more to submit must call `collect`.
     """
 
     name: str

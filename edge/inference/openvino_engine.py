@@ -136,12 +136,11 @@ class OpenVinoEngine(Engine):
         del self._compiled  # a remaining reference to this engine must not hold the graph in memory
 
     def collect_ended(self) -> None:
-        for _ in range(len(self._at_work)):
-            request = self._at_work.popleft()
-            if request.has_ended(0):
+        for request in [*self._at_work]:
+            # What an answer leads to may submit more, and so collect others of these.
+            if request in self._at_work and request.has_ended(0):
+                self._at_work.remove(request)
                 self._finish(request)
-            else:
-                self._at_work.append(request)
 
     def _finish(self, request: "_Request") -> None:
         self._idle.append(request)

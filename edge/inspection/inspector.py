@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -27,9 +27,11 @@ from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, Stitcher, Tile
 from heatline.edge.heatmap_picture import ColourScale
 from heatline.edge.inference import Engine
 from heatline.edge.inference.engine import ANSWER_WITHIN_SECONDS
+from heatline.edge.inspection.screening import ScreeningStage
 from heatline.edge.inspection.verdict import Judgement, Thresholds, judge, measured
 from heatline.edge.reference.difference import to_grey
 from heatline.edge.reference.reference import Alignment, Reference
+from heatline.edge.wire.events import Screened
 
 ANY_CAMERA = ""
 """Key of the reference for all cameras that have none of their own."""
@@ -43,20 +45,38 @@ STEPS = math.ceil(ANSWER_WITHIN_SECONDS / WAIT_STEP_SECONDS)
 class PendingFrame:
     """A frame whose tiles are with the engine. The thread that started it adds the answers; any thread may wait."""
 
+    small: "PendingFrame | None" = None
+    """The same frame with the screening stage, answered; None: the stage did not see it."""
+    good: NDArray[np.bool_]
+    """[tiles], the surely good ones, if the stage saw the frame."""
+    cleared: NDArray[np.bool_] | None = None
+    """[tiles], those of them that get no answer; None: all get one."""
+
     def __init__(
-        self, frame: Frame, stitcher: Stitcher, appearance: Appearance, alignment: Alignment | None = None
+        self,
+        frame: Frame,
+        stitcher: Stitcher,
+        appearance: Appearance,
+        alignment: Alignment | None = None,
+        map_hw: tuple[int, int] | None = None,
     ) -> None:
         tiles = len(stitcher.grid)
         self.frame, self.stitcher, self.alignment = frame, stitcher, alignment
         self._appearance = appearance
         self.logits = np.empty(tiles, np.float32)
-        self.maps = np.empty((tiles, *stitcher.map_hw), np.float32)
+        self.maps = np.empty((tiles, *(map_hw or stitcher.map_hw)), np.float32)
         self.features: NDArray[np.float32] | None = None
         """[tiles, h, w, c]; None: the graph gives none."""
         self._missing = tiles
         self._error: Exception | None = None
         self._complete = threading.Event()
         self._started_by = threading.get_ident()
+
+    def leave_out(self, cleared: NDArray[np.bool_], score: float, submit: Callable[[NDArray[np.bool_]], None]) -> None:
+        """Wait for no answers of these tiles [tiles], unless another one's logit reaches `score`: then submit them, on
+        the thread that adds the answers. So a DEFECT frame is inspected whole."""
+        self.cleared, self._score, self._submit = cleared, score, submit
+        self._missing -= int(cleared.sum())
 
     def add_answer(
         self,
@@ -97,8 +117,14 @@ class PendingFrame:
 
     def _count_answered(self, tiles: int) -> None:
         self._missing -= tiles
-        if self._missing == 0:
+        if self._missing:
+            return
+        rest = self.cleared
+        if rest is None or self._error or not (self.logits[~rest].astype(np.float64) >= self._score).any():
             self._complete.set()
+            return
+        self.cleared, self._missing = None, int(rest.sum())
+        self._submit(rest)
 
 
 @dataclass(frozen=True)
@@ -117,6 +143,7 @@ class Inspector:
         plausibility: what frames must look like; None: no check.
         plausibility_by_camera: what the region of interest must look like; replaces `plausibility` for these cameras.
         references: by camera, "" for all others: what frames are compared with if the engine's graph compares them.
+        screening: clears tiles before the engine runs; not those of cameras in `plausibility_by_camera`.
     """
 
     def __init__(
@@ -129,7 +156,9 @@ class Inspector:
         plausibility: Plausibility | None = None,
         plausibility_by_camera: Mapping[str, Plausibility] | None = None,
         references: Mapping[str, Reference] | None = None,
+        screening: ScreeningStage | None = None,
     ) -> None:
+        self._screening = screening
         self.thresholds = thresholds or Thresholds.of(settings.calibration)
         self._engine, self.plausibility = engine, plausibility
         self.plausibility_by_camera = plausibility_by_camera or {}
@@ -185,46 +214,74 @@ class Inspector:
                 if alignment.pose is not None and alignment.misaligned is None:
                     difference_of = reference.difference_of(grey, alignment.pose, grid)
         pending = PendingFrame(frame, stitcher, Appearance.of(rgb, grid, None, box), alignment)
-        for first in range(0, len(grid), self._engine.batch):
-            self._submit(rgb, pending, difference_of, first, min(self._engine.batch, len(grid) - first))
+        submit = partial(self._submit, self._engine, rgb, pending, difference_of)
+        screening, all_tiles = self._screening, np.ones(len(grid), np.bool_)
+        if screening is None or boxed or not screening.pays(frame.stamp.camera):
+            submit(all_tiles)
+            return pending
+        pending.small = small = PendingFrame(frame, stitcher, pending.appearance, map_hw=screening.map_hw)
+        self._submit(screening.engine, rgb, small, None, all_tiles)
+        small.wait(screening.engine)
+        pending.good = screening.find_good(small.maps)
+        cleared = screening.choose_cleared(pending.good)
+        pending.leave_out(cleared, self.thresholds.score, submit)
+        submit(~cleared)
         return pending
 
     def finish(self, pending: PendingFrame) -> Judgement:
         """Wait for the engine's answers and judge them. EngineError: a tile has no usable answer."""
         pending.wait(self._engine)
         try:
-            judgement = judge(pending.logits, pending.maps, pending.stitcher, self.thresholds)
+            judgement = judge(pending.logits, pending.maps, pending.stitcher, self.thresholds, pending.cleared)
         except ValueError as error:
             raise EngineError(f"frame {pending.frame.stamp.frame_id} cannot be judged: {error}") from error
         if pending.alignment is not None:
             judgement = replace(judgement, misaligned=pending.alignment.misaligned, pose=pending.alignment.pose)
-        known = self.plausibility_by_camera.get(pending.frame.stamp.camera, self.plausibility)
+        camera, appearance = pending.frame.stamp.camera, pending.appearance
+        known = self.plausibility_by_camera.get(camera, self.plausibility)
+        if pending.small is not None and self._screening is not None:
+            judgement = replace(judgement, screened=self._describe_screening(pending))
+            self._screening.note(camera, 0 if pending.cleared is None else float(pending.cleared.mean()))
+            known, appearance = self._screening.plausibility, pending.small.appearance
         if known is None:
             return judgement
-        appearance = pending.appearance
         return replace(
             judgement, implausible=known.reject_reason(appearance), foreign=tuple(known.foreign_areas(appearance))
         )
 
+    def _describe_screening(self, pending: PendingFrame) -> Screened:
+        ran = pending.good if pending.cleared is None else pending.good & ~pending.cleared
+        reached = pending.logits[ran].astype(np.float64) >= self.thresholds.score
+        cleared = 0 if pending.cleared is None else int(pending.cleared.sum())
+        return Screened(len(ran), cleared, int(ran.sum()), int(reached.sum()))
+
     def _submit(
         self,
+        engine: Engine,
         rgb: NDArray[np.uint8],
         pending: PendingFrame,
         difference_of: Callable[[slice], NDArray[np.uint8]] | None,
-        first: int,
-        count: int,
+        wanted: NDArray[np.bool_],
     ) -> None:
-        def fill(tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None, /) -> None:
-            pending.stitcher.grid.cut(rgb, tiles, first)
-            if difference is not None:  # a frame that is not aligned gets no verdict, whatever the answer
-                difference[:] = 0 if difference_of is None else difference_of(slice(first, first + count))
+        """Submit the wanted tiles [tiles], in batches of neighbours."""
 
-        self._engine.submit(
-            count,
-            fill,
-            lambda logits, maps, features=None: pending.add_answer(first, logits, maps, features),
-            lambda error: pending.fail(error, count),
-        )
+        def submit(first: int, count: int) -> None:
+            def fill(tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None, /) -> None:
+                pending.stitcher.grid.cut(rgb, tiles, first)
+                if difference is not None:  # a frame that is not aligned gets no verdict, whatever the answer
+                    difference[:] = 0 if difference_of is None else difference_of(slice(first, first + count))
+
+            engine.submit(
+                count,
+                fill,
+                lambda logits, maps, features=None: pending.add_answer(first, logits, maps, features),
+                lambda error: pending.fail(error, count),
+            )
+
+        numbers = np.flatnonzero(wanted)
+        for run in np.split(numbers, np.flatnonzero(np.diff(numbers) > 1) + 1):
+            for first in range(int(run[0]), int(run[-1]) + 1, engine.batch):
+                submit(first, min(engine.batch, int(run[-1]) + 1 - first))
 
 
 Started = TypeVar("Started")

@@ -9,11 +9,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.bundle.manifest import Calibration
+from heatline.edge.bundle.manifest import Calibration, Measure
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.geometry import Region, Stitcher, find_regions
+from heatline.edge.heatmap_picture import CLEARED
 from heatline.edge.reference.alignment import Pose
-from heatline.edge.wire.events import ForeignArea, Verdict
+from heatline.edge.wire.events import ForeignArea, Screened, Verdict
 
 _warn_once = cache(logging.getLogger(__name__).warning)
 
@@ -38,7 +39,7 @@ class Thresholds:
 
 @dataclass(frozen=True)
 class TileScores:
-    """The inspected tiles of a frame."""
+    """The tiles of a frame that ran in full."""
 
     origins_yx: NDArray[np.int32]
     """[tiles, 2], top left corner of each, px of the frame."""
@@ -55,9 +56,10 @@ class Judgement:
     frame_hw: tuple[int, int]
     """Px."""
     score: float
-    """The highest logit of the inspected tiles."""
+    """The highest logit of the tiles that ran in full."""
     heatmap: NDArray[np.float32]
-    """[H, W] cells, logits. NaN where no tile was inspected: the evidence there is unknown, not low."""
+    """[H, W] cells, logits. NaN where no tile was inspected: the evidence there is unknown, not low; `CLEARED` where
+    only the screening stage saw the tiles."""
     regions: list[Region]
     tiles: TileScores
     implausible: str | None = None
@@ -68,8 +70,17 @@ class Judgement:
     misaligned: str | None = None
     """Why the frame cannot be compared with its reference; the verdict must then not be used. None: it was compared,
     or there is no reference."""
+    screened: Screened | None = None
+    """What the screening stage did; None: all tiles ran in full."""
     pose: Pose | None = None
     """Where the frame shows what the reference shows; of a misaligned frame, the best pose that was found."""
+
+    @property
+    def measures(self) -> dict[Measure, float]:
+        """What drift compares of a GOOD frame. Of one that was screened, most of the heatmap is not known."""
+        if self.screened is not None:
+            return {"score": self.score, "cleared": self.screened.cleared / self.screened.tiles}
+        return {"score": self.score, "evidence": float(np.nanmedian(self.heatmap))}
 
     @property
     def reject_reason(self) -> str | None:
@@ -80,25 +91,36 @@ class Judgement:
 
 
 def judge(
-    logits: NDArray[np.float32], maps: NDArray[np.float32], stitcher: Stitcher, thresholds: Thresholds
+    logits: NDArray[np.float32],
+    maps: NDArray[np.float32],
+    stitcher: Stitcher,
+    thresholds: Thresholds,
+    cleared: NDArray[np.bool_] | None = None,
 ) -> Judgement:
     """Judge a frame: DEFECT if and only if the logit of an inspected tile reaches the score threshold.
 
     Args:
         logits: [len(stitcher.grid)].
         maps: [len(stitcher.grid), h, w].
+        cleared: [len(stitcher.grid)], tiles without an answer; None: all have one.
     Raises:
         ValueError: the network's answer contains a number that is not finite, so there is no verdict.
     """
-    if not (np.isfinite(logits).all() and np.isfinite(maps).all()):
+    ran = slice(None) if cleared is None else ~cleared
+    if not (np.isfinite(logits[ran]).all() and np.isfinite(maps[ran]).all()):
         raise ValueError("the network answered with numbers that are not finite")
-    heatmap = stitcher.stitch(maps)
+    heatmap = stitcher.stitch(maps, None if cleared is None else ~cleared)
+    if cleared is not None:
+        logits = np.where(cleared, np.float32(np.nan), logits)
+        for tile in np.flatnonzero(cleared):
+            cells = heatmap[stitcher.tile_cells(int(tile))]
+            cells[np.isnan(cells)] = CLEARED
     # In float64, as both are published: in float32, a threshold could be rounded down to the logit it must lie above.
     defective = logits.astype(np.float64) >= thresholds.score
     regions = find_regions(heatmap, stitcher, defective, thresholds.evidence, thresholds.strong)
     verdict: Verdict = "DEFECT" if defective.any() else "GOOD"
-    tiles = TileScores(stitcher.grid.origins, logits, stitcher.grid.tile_px)
-    return Judgement(verdict, stitcher.grid.frame_hw, float(logits.max()), heatmap, regions, tiles)
+    tiles = TileScores(stitcher.grid.origins[ran], logits[ran], stitcher.grid.tile_px)
+    return Judgement(verdict, stitcher.grid.frame_hw, float(tiles.logits.max()), heatmap, regions, tiles)
 
 
 def measured(judgement: Judgement, camera: CameraSettings) -> Judgement:

@@ -187,10 +187,7 @@ def _read_frame(path: Path) -> NDArray[np.uint8]:
 
 
 def _evidence(entry: EvidenceEntry, store: EvidenceStore) -> Evidence | None:
-    """Return the evidence of a stored frame; None: it has none, or its heatmap cannot be read, which is logged.
-
-    The heatmap is as exact as its picture, 255 steps.
-    """
+    """Return the evidence of a stored frame; None: it has none, or its heatmap cannot be read, which is logged."""
     scale, tiles = entry.heatmap, entry.tiles
     path = store.heatmap_path(entry.picture, entry.day)
     if scale is None or tiles is None or path is None:
@@ -200,11 +197,9 @@ def _evidence(entry: EvidenceEntry, store: EvidenceStore) -> Evidence | None:
     except InputError as error:
         logger.warning("picture %s is shown without its heatmap: %s", entry.picture, error)
         return None
-    share = grey.astype(np.float32) / 255
-    logits = (scale.logit_at_0 + share * (scale.logit_at_255 - scale.logit_at_0)).astype(np.float32)
     origins = np.array(tiles.origins_yx, np.int32).reshape(-1, 2)
     scores = TileScores(origins, np.array(tiles.logits, np.float32), tiles.tile_px)
-    return Evidence(logits, scale, scores)
+    return Evidence(ColourScale(scale.logit_at_0, scale.logit_at_255).logits(grey), scale, scores)
 
 
 class References:

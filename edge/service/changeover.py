@@ -12,7 +12,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +21,7 @@ from msgspec.structs import asdict
 from heatline.edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
 from heatline.edge.bundle.plausibility import Plausibility
 from heatline.edge.bundle.signature import describe_signer, require_trusted, signer_of
+from heatline.edge.bundle.store import open_screening
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.cameras.supervisor import SupervisedCamera
 from heatline.edge.config import LineConfig, load_config
@@ -37,6 +38,7 @@ from heatline.edge.inspection.inspector import (
     Setup,
     product_references,
 )
+from heatline.edge.inspection.screening import ScreeningStage
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.reference.reference import Reference
 from heatline.edge.service.events import bundle_name
@@ -106,6 +108,8 @@ def prepare(
     if isinstance(former, Setup) and former.bundle.digest == bundle.digest:
         verified = former.verified
     else:
+        # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
+        cache = cache_folder() if active is None else None
         verified = open_verified_engine(
             bundle,
             config.engine.kind,
@@ -114,20 +118,24 @@ def prepare(
             threads=config.engine.threads,
             streams=config.engine.streams,
             batch=config.engine.batch,
-            # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
-            cache=cache_folder() if active is None else None,
+            cache=cache,
             say=report_step,
         )
+        if bundle.manifest.screening is not None and config.engine.screening and config.engine.kind == "openvino":
+            device, threads = config.engine.device, config.engine.threads
+            verified = replace(verified, screening=open_screening(bundle, device=device, threads=threads, cache=cache))
     areas = {camera.name: camera.region_of_interest for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
+    thresholds = Thresholds.of(bundle.manifest.calibration, config.thresholds.score, config.thresholds.evidence)
     inspector = Inspector(
         bundle.manifest,
         verified.engine,
-        thresholds=Thresholds.of(bundle.manifest.calibration, config.thresholds.score, config.thresholds.evidence),
+        thresholds=thresholds,
         overlap_px=overlap,
         plausibility=bundle.plausibility() if checked else None,
         plausibility_by_camera=_plausibility_by_camera(bundle, areas) if checked else None,
         references=references,
+        screening=_screening(bundle, verified, thresholds.score, checked=checked),
     )
     if config.thresholds.check_plausibility and inspector.plausibility is None:
         checked_cameras = ", ".join(sorted(inspector.plausibility_by_camera))
@@ -157,6 +165,23 @@ def prepare(
         drift=_drift(config, bundle, areas, references),
     )
     return PreparedSetup(config, setup)
+
+
+def _screening(bundle: Bundle, verified: VerifiedEngine, score: float, *, checked: bool) -> ScreeningStage | None:
+    """Return the stage that clears tiles; None: every tile runs in full."""
+    stated = bundle.manifest.screening
+    if stated is None or verified.screening is None:
+        return None
+    if score < stated.score_threshold:
+        logger.warning(
+            "every tile runs in full: the score threshold is %.2f, and the screening stage of %s is shown to be safe "
+            "from %.2f on; export the bundle again with more --false-reject",
+            score,
+            bundle.path,
+            stated.score_threshold,
+        )
+        return None
+    return ScreeningStage(stated, verified.screening, bundle.screening_plausibility() if checked else None)
 
 
 def _drift(

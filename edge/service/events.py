@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import operator
 import os
 import threading
 import time
@@ -10,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict, astuple, replace
 
 from heatline.edge.cameras.supervisor import CameraAlarm
 from heatline.edge.colour import to_rgb
@@ -42,6 +43,7 @@ from heatline.edge.wire.events import (
     PartEvent,
     PartVerdict,
     ReviewEvent,
+    Screened,
     StatusEvent,
     StepEvent,
     Times,
@@ -130,7 +132,7 @@ class LineDrift:
         watch.next_at_s = now_s + setup.drift.every_s
         try:
             is_clean = judgement.verdict == "GOOD" and not judgement.regions
-            good = (judgement.score, judgement.heatmap) if is_clean else None
+            good = judgement.measures if is_clean else {}
             values = watch.reference.values(to_rgb(frame.image, frame.pixel_format), judgement.pose, good)
         except Exception:  # a warning must never end inspection
             logger.exception("camera %s: its drift is not watched any more, as a frame could not be measured", camera)
@@ -188,6 +190,7 @@ class EventEmitter:
         self._drift = LineDrift(self.emit_drift)
         self._lock = threading.Lock()
         self._parts: Parts | None = None
+        self._screened: Screened | None = None
 
     def join_parts(self, config: PartConfig, journalled: Sequence[VerdictEvent | PartEvent], *, is_all: bool) -> None:
         """Emit an event for each part from now on, and for those of former boots that have none yet, see
@@ -231,6 +234,24 @@ class EventEmitter:
                 self._parts.add(message.event, time.monotonic_ns())
         self._offer(message.event, outcome)
         self._drift.add(outcome)
+        if message.event.screened is not None:
+            self._add_screened(message.event, message.event.screened, outcome)
+
+    def _add_screened(self, event: VerdictEvent, frame: Screened, outcome: Outcome) -> None:
+        """Count a frame's tiles, and emit if one that the screening stage would have cleared is defective."""
+        so_far = self._screened or Screened()
+        self._screened = total = Screened(*map(operator.add, astuple(so_far), astuple(frame)))
+        if frame.disagreed and outcome.setup is not None:
+            detail = (
+                f"frame {event.frame_number}: {format_count(frame.disagreed, 'tile')} that the screening stage calls "
+                f"good reached the score threshold, {total.disagreed} of {total.audited} audited since the start; look "
+                "at the frame: if it shows a defect, export again with such frames, or set engine.screening = false"
+            )
+            logger.warning("camera %s: %s", event.camera, detail)
+            reading = DriftReading(
+                value=float(total.disagreed), calibrated=0, low=0, high=0, frames=total.audited, drifted=True
+            )
+            self.emit_drift(event.camera, "screening", reading, detail, outcome.setup)
 
     def pass_probe(self) -> None:
         """Pass a probe tile through the publisher like an event. It is not published."""
@@ -331,6 +352,7 @@ class EventEmitter:
                 counts=Counts(),
                 drift=self._drift.state(),
                 parts=None if self._parts is None else self._parts.account,
+                screened=self._screened,
                 **fields,
             )
             self._publisher.send(Message(event))
@@ -399,6 +421,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         heatmap=heatmap,
         chunks=dict(stamp.chunks),
         picture=None if outcome.frame is None else f"{boot_id[:8]}-{stamp.camera}-{stamp.number}",
+        screened=inspected.screened if inspected else None,
         pose=inspected.pose if inspected else None,
     )
     return Message(event, png)

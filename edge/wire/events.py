@@ -149,7 +149,8 @@ class BundleName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeatmapPng(msgspec.Struct, frozen=True, kw_only=True):
-    """Scale of the heatmap PNG that follows the header: grey, 8 bit, linear between the two values, clipped."""
+    """Scale of the heatmap PNG that follows the header: grey, 8 bit, linear between the two values, clipped to 2..255.
+    1: the screening stage cleared the cell's tiles; 0: it was not inspected."""
 
     hw: tuple[int, int]
     """Height and width of the PNG, in cells."""
@@ -159,6 +160,19 @@ class HeatmapPng(msgspec.Struct, frozen=True, kw_only=True):
     """Evidence of grey 0, logits."""
     logit_at_255: float
     """Evidence of grey 255, logits."""
+
+
+class Screened(msgspec.Struct, frozen=True):
+    """Tiles of a frame, or of all frames since the start, as the screening stage saw them."""
+
+    tiles: int = 0
+    """Number of tiles that it saw."""
+    cleared: int = 0
+    """Of these, the number that only it saw: surely good ones."""
+    audited: int = 0
+    """The number of surely good ones that ran in full all the same."""
+    disagreed: int = 0
+    """Of these, the number that then reached the score threshold."""
 
 
 class _CountedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -240,6 +254,8 @@ class VerdictEvent(_CountedEvent, frozen=True, kw_only=True, tag="verdict"):
     """Values that the camera measured with the frame, by name of the chunk."""
     picture: str | None = None
     """Id of the frame's picture, by which the evidence store and the page find it; null if its pixels did not come."""
+    screened: Screened | None = None
+    """Null: all tiles ran in full."""
     pose: Pose | None = None
     """Null if the bundle has no reference picture, or the frame was not compared with it. Of a misaligned frame, the
     best pose that was found, which is not to be relied on."""
@@ -503,6 +519,8 @@ class StatusEvent(msgspec.Struct, frozen=True, kw_only=True, tag="status", tag_f
     """Null if the line has no shadow bundle."""
     parts: PartAccount | None = None
     """Null if the line knows no parts of several pictures."""
+    screened: Screened | None = None
+    """Null: every tile ran in full since the start."""
     drift: dict[str, dict[str, DriftReading]] = {}
     """By camera and measure. A camera that is not watched is missing, and so is a measure that is not judged yet."""
 
@@ -536,7 +554,8 @@ class DriftEvent(_LineEvent, frozen=True, kw_only=True, tag="drift"):
 
     camera: str
     measure: str
-    """`brightness`, `sharpness`, `saturation`, `shift_x`, `shift_y`, `turn`, `match`, `score` or `evidence`."""
+    """`brightness`, `sharpness`, `saturation`, `shift_x`, `shift_y`, `turn`, `match`, `score`, `evidence` or
+    `cleared`; `screening`: a tile that the screening stage would have cleared reached the score threshold."""
     active: bool
     """True: it differs. False: it does not any more."""
     value: float

@@ -26,7 +26,8 @@ from heatline.edge.inference import EngineKind, infer, open_engine
 from heatline.edge.inference.engine import infer_features
 from heatline.edge.inspection.inspector import Inspector
 from heatline.export import precisions
-from heatline.export.run_to_bundle import _find_reference, export_run, fit_product
+from heatline.export.product import fit_product
+from heatline.export.run_to_bundle import _find_reference, export_run
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.readers import read_folder

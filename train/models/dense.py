@@ -83,6 +83,8 @@ CELL = 2
 """Side of the cells whose features show what a tile is, in cells of stride 16."""
 TOP_CELLS = 16
 """Number of highest cells whose mean is the logit: 2 % of the 28x28 cells of a tile."""
+SCREENING_PX = 64
+"""Side of a tile as a screening stage sees it: 8 % of the pixels of a tile of 224 px."""
 
 
 class Trunk(nn.Module):
@@ -275,6 +277,7 @@ class DenseClassifier(ExplainedClassifier):
 
     method = "dense"
     top_cells: int = TOP_CELLS
+    cell: int = CELL
     explained_from = "head.out.weight"
     head: DenseHead
 
@@ -332,18 +335,28 @@ class DenseClassifier(ExplainedClassifier):
     def cells(self, features: Sequence[Tensor]) -> Tensor:
         """Return the features of cells, as `with_features` does, of each tap's features [N, channels, h, w]."""
         shown = features[self.shown_by]
-        return avg_pool2d(shown, _cell(shown.shape[-1])).permute(0, 2, 3, 1).float()
+        return avg_pool2d(shown, self._cell(shown.shape[-1])).permute(0, 2, 3, 1).float()
 
     def cells_shape(self, tile_px: int) -> tuple[int, int, int]:
         """Return the cells of a tile, h and w, and their channels."""
         side = tile_px // STRIDES[-1]
-        side //= _cell(side)
+        side //= self._cell(side)
         return side, side, self.head.channels[self.shown_by]
 
+    def _cell(self, side: int) -> int:
+        """Return the side of the cells of a tile, in cells of stride 16: they cover all of it."""
+        return self.cell if side % self.cell == 0 else 1
 
-def _cell(side: int) -> int:
-    """Return the side of the cells of a tile, in cells of stride 16: they cover all of it."""
-    return CELL if side % CELL == 0 else 1
+
+class ScreeningClassifier(DenseClassifier):
+    """A dense classifier that sees tiles at `SCREENING_PX`: for a screening stage, whose cost is that of its pixels."""
+
+    cell = 1
+
+    def normalised(self, tiles: Tensor) -> Tensor:
+        # In the graph, so that both stages take the same tiles. Halved first: bilinear reduction skips pixels.
+        halved = avg_pool2d(super().normalised(tiles), 2)
+        return interpolate(halved, (SCREENING_PX, SCREENING_PX), mode="bilinear", align_corners=False)
 
 
 class TileFeatures(nn.Module):
@@ -354,7 +367,8 @@ class TileFeatures(nn.Module):
         self.model = model
         # Networks of other strides, padding or epsilons may have weights of the same names and values.
         trunk = model.trunk
-        digest = sha256(f"{tile_px} {trunk.taps} {trunk}".encode())
+        seen = "" if type(model) is DenseClassifier else type(model).__name__
+        digest = sha256(f"{tile_px} {trunk.taps} {trunk}{seen}".encode())
         for name, tensor in {**trunk.state_dict(), "mean": model._mean, "std": model._std}.items():
             digest.update(name.encode())
             digest.update(tensor.contiguous().numpy().tobytes())
@@ -365,8 +379,13 @@ class TileFeatures(nn.Module):
         return self.model.features(tiles)
 
 
-def dense_classifier(config: CnnConfig, tile_px: int) -> tuple[DenseClassifier, Provenance]:
+def dense_classifier(
+    config: CnnConfig, tile_px: int, of: type[DenseClassifier] = DenseClassifier
+) -> tuple[DenseClassifier, Provenance]:
     """Build a timm CNN, cut after stride 16, with an untrained dense head; return it with its weights' provenance.
+
+    Args:
+        tile_px: side of what the trunk sees.
 
     Raises:
         ConfigError: timm has no such model, its stages lack a stride, or tiles do not divide into cells of 16 px.
@@ -395,7 +414,7 @@ def dense_classifier(config: CnnConfig, tile_px: int) -> tuple[DenseClassifier, 
     cells = tile_px // MAP_STRIDE
     strides = [tile_px // each.shape[-1] for each in features]
     head = DenseHead([each.shape[1] for each in features], strides, config.width)
-    return DenseClassifier(trunk, head, (cells, cells), mean, std), provenance
+    return of(trunk, head, (cells, cells), mean, std), provenance
 
 
 def _numbered(module: str) -> tuple[str, int]:

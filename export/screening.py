@@ -1,0 +1,119 @@
+"""Makes the screening stage of a bundle: its graph, the limit below which it clears tiles, and what that promises."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heatline.edge.bundle.manifest import SCREENING_GRAPH, SCREENING_TILES, Grid, Screening
+from heatline.edge.errors import InputError
+from heatline.edge.inference import infer, open_engine
+from heatline.export.onnx_graph import to_graphs
+from heatline.export.openvino_ir import to_ir, write_graphs
+from heatline.export.product import fit_product
+from heatline.train.dense.screening import HeldOutTiles, train_screening
+from heatline.train.readers import LabelledImage
+from heatline.train.run import TrainedRun
+
+RUN_SHARE = 0.08
+"""At least this share of good tiles runs in full, as a margin: it costs less than the small graph itself."""
+MOST_SHARE = 0.5
+"""If a larger share of good tiles would run in full, the stage does not pay."""
+CONFIDENCE = 0.95
+
+
+def lost_at_most(seen: int) -> float:
+    """Return the upper bound of the share of tiles below the lowest of so many, with 95 % confidence: they are a
+    tolerance limit that holds for every distribution (Wilks 1941, https://doi.org/10.1214/aoms/1177731788).
+
+    >>> round(lost_at_most(2995), 4)
+    0.001
+    """
+    return float(1 - (1 - CONFIDENCE) ** (1 / seen))
+
+
+def choose_limit(held_out: HeldOutTiles, score: float) -> tuple[float, float]:
+    """Return the logit below which tiles are cleared, and the share of good tiles that this clears: no held-out tile
+    that reaches the score threshold is cleared, nor the most doubtful good ones.
+
+    Raises:
+        InputError: no held-out tile reaches the threshold, or too few good tiles could be cleared.
+    """
+    detected, good = held_out.logit >= score, held_out.peak[held_out.is_good]
+    if not detected.any() or not len(good):
+        raise InputError(
+            f"no held-out tile reaches the score threshold of {score:.2f}, or none is good, so nothing shows what a "
+            "screening stage may clear; export without --screen"
+        )
+    limit = min(float(held_out.peak[detected].min()), float(np.quantile(good, 1 - RUN_SHARE)))
+    cleared = float((good < limit).mean())
+    if cleared < 1 - MOST_SHARE:
+        raise InputError(
+            f"a screening stage that clears no known defect would clear {100 * cleared:.0f} % of the good tiles, and "
+            f"pays from {100 * (1 - MOST_SHARE):.0f} % on; export without --screen"
+        )
+    return limit, cleared
+
+
+class MadeScreening(NamedTuple):
+    """What the screening stage adds to a bundle."""
+
+    stated: Screening
+    files: dict[str, bytes]
+    cleared: list[float]
+    """The share of each held-out good frame's tiles that it clears."""
+
+
+def make_screening(
+    run: TrainedRun,
+    images: Sequence[LabelledImage],
+    grid: Grid,
+    score: float,
+    golden: NDArray[np.uint8],
+    say: Callable[[str], None],
+) -> MadeScreening:
+    """Train and export the stage; errors as `train_screening` and `choose_limit`.
+
+    Args:
+        images: frames of the product.
+        score: the bundle's score threshold, logits.
+        golden: the bundle's golden tiles [N, tile, tile, 3].
+    """
+    model, held_out = train_screening(run, say)
+    limit, cleared = choose_limit(held_out, score)
+    ir = to_ir(to_graphs(model, grid.tile_px).onnx)
+    with tempfile.TemporaryDirectory() as scratch:
+        write_graphs(Path(scratch), ir.files(SCREENING_GRAPH))
+        with contextlib.closing(open_engine("openvino", Path(scratch), grid.tile_px, graph=SCREENING_GRAPH)) as engine:
+            plausibility, _ = fit_product(images, grid, engine, None)
+            peaks = infer(engine, golden)[1].max(axis=(1, 2))
+    detected = held_out.logit >= score
+    frames = len(np.unique(held_out.frame[detected]))
+    stated = Screening(
+        clear_below=limit,
+        score_threshold=score,
+        detected=int(detected.sum()),
+        lost_at_most=lost_at_most(int(detected.sum())),
+        frames=frames,
+        frames_lost_at_most=lost_at_most(frames),
+        cleared=cleared,
+        map_hw=model.map_hw,
+        golden=peaks.tolist(),
+        plausible=plausibility.plausible,
+    )
+    say(
+        f"the screening stage clears {100 * cleared:.1f} % of held-out good tiles and none of {stated.detected} that "
+        f"reach the score threshold, in {frames} frames: of new such tiles at most {100 * stated.lost_at_most:.2g} %, "
+        f"of new such frames at most {100 * stated.frames_lost_at_most:.2g} % (95 % confidence)"
+    )
+    files = ir.files(SCREENING_GRAPH)
+    if plausibility.tiles is not None:
+        files[SCREENING_TILES] = plausibility.tiles.to_bytes()
+    good = np.unique(held_out.frame[held_out.is_good])
+    return MadeScreening(
+        stated, files, [float((held_out.peak[held_out.frame == each] < limit).mean()) for each in good]
+    )
