@@ -41,7 +41,7 @@ class ColourScale:
         share = (heatmap - self.low) / (self.high - self.low)
         grey = np.clip(np.round(share * 255), LOWEST_GREY, 255)
         grey[heatmap == CLEARED] = CLEARED_GREY
-        return np.nan_to_num(grey).astype(np.uint8)
+        return np.asarray(np.nan_to_num(grey), np.uint8)
 
     def logits(self, grey: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the heatmap that `grey` gave, as exact as its 255 steps."""

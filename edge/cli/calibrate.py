@@ -11,9 +11,16 @@ from msgspec.structs import replace
 from rich.progress import track
 
 from heatline.edge.bundle import Bundle, Manifest, open_bundle, open_verified_engine
-from heatline.edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, Reference, product_tiles_of
+from heatline.edge.bundle.manifest import (
+    PRODUCT_TILES,
+    SCREENING_TILES,
+    CameraPlausible,
+    Map,
+    Reference,
+    product_tiles_of,
+)
 from heatline.edge.bundle.plausibility import Plausibility, find_outliers, fit_plausibility
-from heatline.edge.bundle.store import require_new_folder
+from heatline.edge.bundle.store import open_screening, require_new_folder
 from heatline.edge.calibration.recalibration import (
     FEWEST_FRAMES,
     NAMED,
@@ -54,7 +61,7 @@ from heatline.edge.drift import fit_reference
 from heatline.edge.errors import BundleError, ConfigError, InputError
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.inference import EngineKind, Precision
-from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, product_references
+from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, Settings, product_references
 from heatline.edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"
@@ -216,6 +223,15 @@ def thresholds(
 
     frames, plausibility, reference, learned = _learn(pictures, inspector, "good frames", made)
     warnings += learned
+    screening, of_screening = was.screening, dict[str, bytes | None]()
+    if screening is not None:
+        small = Inspector(Settings(was.grid, Map("", screening.map_hw), before), open_screening(parent))
+        _, seen, _, _ = _learn(pictures, small, "good frames, by the screening stage", None)
+        screening = replace(screening, plausible=seen.plausible)
+        of_screening[SCREENING_TILES] = seen.tiles.to_bytes() if seen.tiles else None
+        if reference is not None and before.reference is not None and "cleared" in before.reference.measures:
+            measures = reference.measures | {"cleared": before.reference.measures["cleared"]}
+            reference = replace(reference, measures=measures)
     calibration = calibrate_by_share(
         frames,
         false_reject,
@@ -241,11 +257,13 @@ def thresholds(
     facts["score threshold"] += f", was {before.score_threshold:.2f}"
     facts["evidence threshold"] += f", was {before.evidence_threshold:.2f}"
     facts["false rejects"] += f"; by the old threshold {rejected} of {len(frames)}"
+    manifest = recalibrated_manifest(
+        parent, calibration, new.version, verified.engine, record_of_thresholds(calibration), made
+    )
     new.finish(
-        recalibrated_manifest(
-            parent, calibration, new.version, verified.engine, record_of_thresholds(calibration), made
-        ),
+        replace(manifest, screening=screening),
         {
+            **of_screening,
             PRODUCT_TILES: plausibility.tiles.to_bytes() if plausibility.tiles else None,
             **(made.content if made else {}),
         },

@@ -56,7 +56,7 @@ class ScreeningStage:
     def find_good(self, maps: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return [tiles], the surely good ones, by the small graph's maps [tiles, h, w]; never all of them."""
         peaks = maps.max(axis=(1, 2))
-        good = peaks < self._clear_below  # a NaN is doubtful
+        good: NDArray[np.bool_] = peaks < self._clear_below  # a NaN is doubtful
         good[np.argmax(np.where(np.isnan(peaks), np.inf, peaks))] = False
         return good
 

@@ -18,6 +18,7 @@ from heatline.edge.bundle import Calibration
 from heatline.edge.bundle.store import Bundle, read_manifest
 from heatline.edge.config import load_config
 from heatline.edge.errors import HeatlineError, InputError
+from heatline.edge.heatmap_picture import ColourScale
 from heatline.edge.images import read_image, read_rgb
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.monitor.pictures import Evidence, Picture
@@ -193,7 +194,7 @@ def _evidence(entry: EvidenceEntry, store: EvidenceStore) -> Evidence | None:
     if scale is None or tiles is None or path is None:
         return None
     try:
-        grey, _ = read_image(path)
+        grey = read_image(path)[0].astype(np.uint8)
     except InputError as error:
         logger.warning("picture %s is shown without its heatmap: %s", entry.picture, error)
         return None
