@@ -75,8 +75,9 @@ class PendingFrame:
     def leave_out(self, cleared: NDArray[np.bool_], score: float, submit: Callable[[NDArray[np.bool_]], None]) -> None:
         """Wait for no answers of these tiles [tiles], unless another one's logit reaches `score`: then submit them, on
         the thread that adds the answers. So a DEFECT frame is inspected whole."""
-        self.cleared, self._score, self._submit = cleared, score, submit
-        self._missing -= int(cleared.sum())
+        if cleared.any():
+            self.cleared, self._score, self._submit = cleared, score, submit
+            self._missing -= int(cleared.sum())
 
     def add_answer(
         self,

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Iterable, Iterator, Sequence
 from typing import get_args
 
+import msgspec
 from prometheus_client import CollectorRegistry, Counter, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -131,6 +132,7 @@ def _families_of(status: StatusEvent, *, is_running: bool) -> list[Family]:
     journals = [] if status.journal is None else [status.journal]
     parts = [] if status.parts is None else [status.parts]
     stores = [] if status.evidence is None else [status.evidence]
+    screened = {} if status.screened is None else msgspec.structs.asdict(status.screened)
     drift = [((name, measure), each) for name, of in status.drift.items() for measure, each in of.items()]
     connected = [((name,), each.connected) for journal in journals for name, each in journal.consumers.items()]
     states = [((name, each), of.state == each) for name, of in cameras for each in CAMERA_STATES]
@@ -174,6 +176,12 @@ def _families_of(status: StatusEvent, *, is_running: bool) -> list[Family]:
             [((), each.discarded) for each in journals],
         ),
         ("consumer_lag_events", "Events that it has not acknowledged.", CONSUMER, lags),
+        (
+            "screened_tiles_total",
+            "Tiles as the screening stage saw them.",
+            ("what",),
+            [((k,), v) for k, v in screened.items()],
+        ),
         ("parts_announced_total", "Parts of which a picture came.", NONE, [((), each.announced) for each in parts]),
         ("parts_judged_total", "Parts with GOOD or DEFECT.", NONE, [((), each.judged) for each in parts]),
         ("parts_no_verdict_total", "Parts without verdict.", NONE, [((), each.no_verdict) for each in parts]),

@@ -12,11 +12,17 @@ const COLOURS = Array.from({ length: 256 }, (_, grey) =>
   INFERNO.map((terms) => 255 * terms.reduceRight((sum, term) => sum * (grey / 255) + term, 0)),
 );
 
-/** Paint an image of grey values in the colours of evidence, in place. The cover grows with the evidence. */
+/** Paint an image of grey values in the colours of evidence, in place. The cover grows with the evidence.
+ * Grey 1, which the screening stage cleared, is hatched. */
 function colour(image, cover) {
-  const { data } = image;
+  const { data, width } = image;
   for (let i = 0; i < data.length; i += 4) {
     const grey = data[i];
+    if (grey === 1 && width < data.length / 4) {
+      const at = i / 4;
+      data.set([96, 160, 224, ((at % width) + Math.floor(at / width)) % 8 ? 0 : 200], i);
+      continue;
+    }
     [data[i], data[i + 1], data[i + 2]] = COLOURS[grey];
     data[i + 3] = cover(grey);
   }

@@ -1,0 +1,186 @@
+"""The screening stage: what it clears, what runs all the same, and that a DEFECT frame is inspected whole."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from heatline.edge.bundle import Bundle, write_bundle
+from heatline.edge.bundle.golden import GoldenTilesError
+from heatline.edge.bundle.manifest import SCREENING_GRAPH, Plausible, Screening
+from heatline.edge.bundle.store import open_screening
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.heatmap_picture import CLEARED, ColourScale, tint
+from heatline.edge.inference import open_engine
+from heatline.edge.inference.engine import OPENVINO_GRAPH, OPENVINO_WEIGHTS, weights_of
+from heatline.edge.inspection.inspector import Inspector, one_ahead
+from heatline.edge.inspection.screening import TRIED_EVERY, ScreeningStage
+from heatline.edge.wire.events import DriftEvent, StatusEvent
+from tests.edge.lines import running, write_line, write_pictures
+from tests.small_bundle import CELLS, TILE, answer, contents_of, golden_tiles, manifest
+
+SIDE = 3
+"""Tiles along a side of the frames here, which do not overlap."""
+SCORE = -1.0
+
+
+def stated(clear_below: float) -> Screening:
+    size = (1, 10_000)
+    plausible = Plausible(1, size, size, (0.0, 255.0), (0.0, None), (0.0, None), None)
+    golden = golden_tiles().map.max(axis=(1, 2)).tolist()
+    return Screening(clear_below, SCORE, 9, 0.1, 3, 0.6, 0.9, (CELLS, CELLS), golden, plausible)
+
+
+def screened_bundle(path: Path, clear_below: float) -> Bundle:
+    """The small bundle, whose small graph is its whole one."""
+    files = contents_of()
+    files |= {SCREENING_GRAPH: files[OPENVINO_GRAPH], weights_of(SCREENING_GRAPH): files[OPENVINO_WEIGHTS]}
+    return write_bundle(path, msgspec.structs.replace(manifest(), screening=stated(clear_below)), files)
+
+
+def frame_with(squares: list[int], number: int = 1) -> Frame:
+    """White tiles, each with a dark square of this side."""
+    image = np.full((SIDE * TILE, SIDE * TILE, 3), 255, np.uint8)
+    for tile, side in enumerate(squares):
+        y, x = (each * TILE + 10 for each in divmod(tile, SIDE))
+        image[y : y + side, x : x + side] = 0
+    return Frame(Stamp("top", number), image, "RGB8")
+
+
+@pytest.fixture(scope="module")
+def inspectors(bundle: Bundle) -> Iterator[tuple[Inspector, ScreeningStage, Inspector]]:
+    """One without a stage, and one with a stage of its own small engine."""
+    engines = [open_engine("openvino", bundle.path, TILE, threads=1) for _ in range(3)]
+    stage = ScreeningStage(stated(0.0), engines[1], None)
+    yield (
+        Inspector(bundle.manifest, engines[0], overlap_px=0),
+        stage,
+        Inspector(bundle.manifest, engines[2], overlap_px=0, screening=stage),
+    )
+    for engine in engines:
+        engine.close()
+
+
+def tiles_of(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Whether all cells of each tile are in a mask of a heatmap."""
+    cells = mask.shape[0] // SIDE
+    return mask.reshape(SIDE, cells, SIDE, cells).all(axis=(1, 3)).ravel()
+
+
+@given(
+    frames=st.lists(st.lists(st.integers(0, 90), min_size=9, max_size=9), min_size=1, max_size=4),
+    limit=st.floats(-3, 99),
+)
+def test_cleared_tiles_are_no_answer_and_a_defect_frame_is_inspected_whole(
+    inspectors: tuple[Inspector, ScreeningStage, Inspector], frames: list[list[int]], limit: float
+) -> None:
+    plain, stage, screening = inspectors
+    fresh = ScreeningStage(stated(limit), stage.engine, None)
+    screening._screening = fresh
+    pictures = [frame_with(squares, number) for number, squares in enumerate(frames, 1)]
+    pendings = one_ahead(screening.start(picture) for picture in pictures)
+    for picture, pending in zip(pictures, pendings, strict=True):
+        judgement, expected = screening.finish(pending), plain.finish(plain.start(picture))
+        logits, maps = answer(pending.stitcher.grid.tiles(picture.image))  # type: ignore[arg-type]
+        good = maps.max(axis=(1, 2)) < limit
+        good[maps.max(axis=(1, 2)).argmax()] = False
+        found = judgement.screened
+        assert found is not None
+        assert found.tiles == 9
+        cleared = tiles_of(judgement.heatmap == CLEARED)
+        assert (found.cleared, found.cleared + found.audited) == (
+            cleared.sum(),
+            good.sum() if found.cleared else found.audited,
+        )
+        assert not (cleared & ~good).any()
+        ran = expected.tiles.logits[~cleared]
+        assert np.array_equal(judgement.tiles.logits, ran)
+        reached = logits.astype(np.float64) >= SCORE
+        assert judgement.verdict == ("DEFECT" if reached[~cleared].any() else "GOOD")
+        known = judgement.heatmap != CLEARED
+        np.testing.assert_allclose(judgement.heatmap[known], expected.heatmap[known], atol=1e-4)
+        assert np.array_equal(np.repeat(np.repeat(cleared.reshape(3, 3), 56, 0), 56, 1), ~known), "whole tiles"
+        if judgement.verdict == "DEFECT":
+            assert (found.cleared, found.disagreed) == (0, int((reached & good).sum()))
+            assert judgement.regions == expected.regions
+        elif limit <= SCORE:
+            assert expected.verdict == "GOOD", "no tile below the threshold's cells can reach it"
+
+
+def test_a_stage_that_clears_nothing_is_tried_only_now_and_then(
+    inspectors: tuple[Inspector, ScreeningStage, Inspector],
+) -> None:
+    stage = ScreeningStage(stated(0.0), inspectors[1].engine, None)
+    used = []
+    for _ in range(200):
+        used.append(stage.pays("top"))
+        if used[-1]:
+            stage.note("top", cleared=0.0)
+    assert used[:3] == [True] * 3
+    assert sum(used[-3 * TRIED_EVERY :]) == 3
+    assert stage.pays("side")
+    while not stage.pays("top"):
+        pass
+    stage.note("top", cleared=0.9)
+    assert stage.pays("top"), "a good frame is enough"
+
+
+def test_cleared_cells_are_hatched_and_never_the_lowest_colour() -> None:
+    heatmap = np.array([[np.nan, CLEARED, -5.0, 5.0]], np.float32)
+    scale = ColourScale(-5.0, 5.0)
+    assert scale.grey(heatmap).tolist() == [[0, 1, 2, 255]]
+    back = scale.logits(scale.grey(heatmap))
+    assert np.isnan(back[0, 0])
+    assert back[0, [1, 3]].tolist() == [CLEARED, 5.0]
+    cleared = np.full((16, 16), 1, np.uint8)
+    picture = np.zeros((64, 64, 3), np.uint8)
+    assert 0.05 < (tint(picture, cleared, 4).max(axis=2) > 100).mean() < 0.3
+    assert not (tint(picture, np.zeros_like(cleared), 4).max(axis=2) > 100).any()
+
+
+def test_a_small_graph_that_answers_otherwise_here_is_refused(tmp_path: Path) -> None:
+    bundle = screened_bundle(tmp_path / "good", 0.0)
+    open_screening(bundle).close()
+    other = dataclasses.replace(
+        bundle,
+        manifest=msgspec.structs.replace(
+            bundle.manifest, screening=msgspec.structs.replace(stated(0.0), golden=[1.0] * 4)
+        ),
+    )
+    with pytest.raises(GoldenTilesError, match=r"the screening stage of .* gives .*; set engine.screening = false"):
+        open_screening(other)
+
+
+def test_a_line_counts_cleared_tiles_and_reports_a_defect_that_the_stage_calls_good(
+    tmp_path: Path, address: str
+) -> None:
+    """Its stage calls all but the darkest tile good."""
+    bundle = screened_bundle(tmp_path / "bundle", 1e6)
+    pictures = [frame_with([0, 9, *[0] * 7]), frame_with([0, 60, 60, *[0] * 6])]
+    folder = write_pictures(tmp_path / "pictures", {f"{at}.png": each.image for at, each in enumerate(pictures)})
+    tables = "[tiles]\noverlap_px = 0"
+    path = write_line(tmp_path, bundle.path, address, {"top": f'path = "{folder}"\nrate_fps = 20'}, tables)
+    with running(path, address) as run:
+        drift = run.until(lambda event: isinstance(event, DriftEvent))
+        assert (drift.measure, drift.active, drift.camera) == ("screening", True, "top")
+        status = run.until(lambda event: isinstance(event, StatusEvent) and event.screened is not None)
+        seen = run.received.verdicts
+        good, defect = (next(e for e in seen if e.verdict == verdict) for verdict in ("GOOD", "DEFECT"))
+        assert sum(msgspec.structs.astuple(good.screened)[1:]) == 8
+        assert (defect.screened.cleared, defect.screened.disagreed) == (0, 1)
+        of_all = status.screened
+        assert of_all.tiles % 9 == 0
+        assert of_all.audited >= 8 * of_all.disagreed >= 8
+        path.write_text(path.read_text() + "\n[engine]\nscreening = false\n")
+        assert run.reload().applied
+        assert run.until_inspected().screened is None
+        path.write_text(path.read_text().replace("screening = false", "") + f"\n[thresholds]\nscore = {SCORE - 0.5}\n")
+        assert run.reload().applied
+        assert run.until_inspected().screened is None
+        assert "every tile runs in full: the score threshold is -1.50" in run.process.log()
