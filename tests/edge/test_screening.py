@@ -165,7 +165,7 @@ def test_a_line_counts_cleared_tiles_and_reports_a_defect_that_the_stage_calls_g
     pictures = [frame_with([0, 9, *[0] * 7]), frame_with([0, 60, 60, *[0] * 6])]
     folder = write_pictures(tmp_path / "pictures", {f"{at}.png": each.image for at, each in enumerate(pictures)})
     tables = "[tiles]\noverlap_px = 0"
-    path = write_line(tmp_path, bundle.path, address, {"top": f'path = "{folder}"\nrate_fps = 20'}, tables)
+    path = write_line(tmp_path, bundle.path, address, {"top": f'path = "{folder}"\nrate_fps = 20\nloop = true'}, tables)
     with running(path, address) as run:
         drift = run.until(lambda event: isinstance(event, DriftEvent))
         assert (drift.measure, drift.active, drift.camera) == ("screening", True, "top")
