@@ -21,6 +21,7 @@ from heatline.edge.bundle.manifest import (
     Grid,
     Map,
     MapChecks,
+    Measure,
     Missed,
     Model,
     ProductReference,
@@ -32,7 +33,7 @@ from heatline.edge.bundle.plausibility import FEWEST_GROUPS, Plausibility, fit_p
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.bundle.store import GOLDEN, require_new_folder
 from heatline.edge.calibration.thresholds import GoodFrame, describe_support
-from heatline.edge.drift import PictureSample, fit_reference
+from heatline.edge.drift import fit_reference, measure_picture
 from heatline.edge.errors import InputError
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import Engine, Precision, infer, open_engine
@@ -143,11 +144,12 @@ def export_run(
             for warning in (*map_checks.warnings, *_warnings(calibration, scored, validating.are_new)):
                 say(f"warning: {warning}")
             say("recording the appearance of the product")
-            plausibility, appearances = fit_product(validating.images, grid, engine, of_product)
+            plausibility, measured = fit_product(validating.images, grid, engine, of_product)
             # Frames that the model was trained on score lower than new ones.
             scored = scored if validating.are_new else []
             drift = fit_reference(
-                appearances,
+                measured,
+                None if of_product is None else of_product.frame_hw,
                 [frame.highest_logit for frame in scored],
                 [frame.median_evidence for frame in scored],
                 "" if validating.are_new else "the model was trained on all frames; run heatline calibrate",
@@ -309,7 +311,7 @@ MOST_FRAMES = 150
 
 def fit_product(
     images: Sequence[LabelledImage], grid: Grid, engine: Engine, reference: Reference | None
-) -> tuple[Plausibility, list[PictureSample]]:
+) -> tuple[Plausibility, list[dict[Measure, float]]]:
     """Derive the plausible ranges from good and defective frames, as a defect covers only few tiles.
 
     What areas look like comes from good frames; where there are too few, from defective ones without their defects.
@@ -331,7 +333,7 @@ def fit_product(
             appearance = replace(appearance, cells=None) if mask is None else without(appearance, mask)
         appearances.append(appearance.thinned(keep_cells=True))
         pose, misaligned = (None, None) if reference is None else reference.pose_of(rgb)
-        samples.append(PictureSample.of(rgb, None if misaligned else pose))
+        samples.append(measure_picture(rgb, None if misaligned else pose))
     return fit_plausibility(appearances, groups), samples
 
 

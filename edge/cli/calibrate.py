@@ -421,7 +421,10 @@ def _learn(
             "check them, as similar frames get a verdict now"
         )
     reference = fit_reference(
-        samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
+        samples,
+        appearances[0].frame_hw,
+        [frame.highest_logit for frame in frames],
+        [frame.median_evidence for frame in frames],
     )
     if reference is None:
         few = f"{format_count(len(frames), 'frame')} {is_are(len(frames))} too few to warn of drift by"

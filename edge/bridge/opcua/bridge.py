@@ -31,7 +31,7 @@ from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import CommandRefusedError, EventsLostError, HeatlineError, MessageError
 from heatline.edge.target import KeyFiles, endpoint_of, file_of, name_of
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.util.systemd import state_folder
+from heatline.edge.util.systemd import service_folder
 from heatline.edge.util.text import on_one_line
 from heatline.edge.wire.events import JournalEvent
 from heatline.edge.wire.following import Delivered
@@ -166,7 +166,7 @@ class Bridge:
         self._config = opcua = config.opcua
         self._events, self._journal = (endpoint_of(line, socket, key_files) for socket in ("events", "journal"))
         self._commands = None if config.commands.bind is None else endpoint_of(line, "commands", key_files)
-        folder = opcua.folder or state_folder() or file_of(line).absolute().parent / "opcua"
+        folder = opcua.folder or service_folder("STATE") or file_of(line).absolute().parent / "opcua"
         self._certificates = Certificates(folder, name, opcua.host_port[0])
         self._server = BridgeServer(f"heatline {name}", self._certificates, opcua)
         self._space = AddressSpace(self._server, places_of(config))
