@@ -74,8 +74,11 @@ def open_cluster(
                 "_temp_dir": folder,
             }
         try:
-            if address is not None:
-                _check_that_it_answers(address)
+            if address is not None:  # Ray would wait for minutes, and could not be interrupted
+                host, _, port = address.removeprefix("ray://").rpartition(":")
+                if not (host and port.isdecimal()):
+                    raise ValueError("expected HOST:PORT or ray://HOST:PORT")
+                socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
             with warnings.catch_warnings(action="ignore"):  # of what is an error here
                 ray.init(**options)
         except SystemExit as error:  # Ray's handler of SIGTERM, which it sets while it starts
@@ -94,14 +97,6 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
     """Return a folder for a local Ray. A socket's path has at most 107 characters, and Ray adds 65 to the folder's."""
     place = None if len(tempfile.gettempdir()) <= 20 else "/tmp"
     return tempfile.TemporaryDirectory(prefix="heatline-ray-", dir=place, ignore_cleanup_errors=True)
-
-
-def _check_that_it_answers(address: str) -> None:
-    """Connect to an address once, as Ray would wait for minutes, and could not be interrupted."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdecimal()):
-        raise ValueError("expected HOST:PORT or ray://HOST:PORT")
-    socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def _describe_failure(address: str | None, error: Exception) -> str:

@@ -101,11 +101,6 @@ class InspectionResult:
             raise InputError(f"there is no picture: {self.detail}")
         return to_rgb(self.frame.image, self.frame.pixel_format)
 
-    @property
-    def has_overlay(self) -> bool:
-        """Whether `overlay` has something to draw."""
-        return self.judgement is not None or bool(self.event.foreign_areas)
-
     def overlay(self) -> NDArray[np.uint8]:
         """The picture under its heatmap, with the outline and the peak of each region, and of each area that the
         product cannot show, which a picture without a verdict may have too: RGB uint8 [H, W, 3].

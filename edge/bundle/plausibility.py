@@ -106,7 +106,7 @@ class ProductCells:
         about 1 for a good cell, NaN where a cell is not finite.
         """
         centred = _centred(frame.reshape(-1, frame.shape[-1]) @ self.projection)
-        # As `squared_distances`, with one array for the millions of pairs of a large frame.
+        # One array for the millions of pairs of a large frame.
         to_each = centred @ (-2 * self.prototypes.T)
         to_each += (self.prototypes**2).sum(axis=1)
         nearest = to_each.min(axis=1) + (centred**2).sum(axis=1)

@@ -25,6 +25,7 @@ from heatline.edge.bridge.line import (
 from heatline.edge.bridge.opcua import address_space as nodes
 from heatline.edge.bridge.opcua.address_space import AddressSpace, Boolean, Int32, String
 from heatline.edge.bridge.opcua.server import BridgeServer, Certificates, caller, fingerprint_of
+from heatline.edge.config.bridges import host_port
 from heatline.edge.delivery.auth import ClientKeys
 from heatline.edge.delivery.client import Commander
 from heatline.edge.delivery.follower import Follower
@@ -167,7 +168,7 @@ class Bridge:
         self._events, self._journal = (endpoint_of(line, socket, key_files) for socket in ("events", "journal"))
         self._commands = None if config.commands.bind is None else endpoint_of(line, "commands", key_files)
         folder = opcua.folder or service_folder("STATE") or file_of(line).absolute().parent / "opcua"
-        self._certificates = Certificates(folder, name, opcua.host_port[0])
+        self._certificates = Certificates(folder, name, host_port(opcua.listen)[0])
         self._server = BridgeServer(f"heatline {name}", self._certificates, opcua)
         self._space = AddressSpace(self._server, places_of(config))
         self._held = HeldResults(opcua.hold, wait=opcua.acknowledge == "client")

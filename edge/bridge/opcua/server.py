@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from heatline.edge import __version__
-from heatline.edge.config.bridges import OpcuaConfig
+from heatline.edge.config.bridges import OpcuaConfig, host_port
 from heatline.edge.errors import AccessError, DeliveryError
 from heatline.edge.keys import KeyStore, read_private, write_new
 from heatline.edge.util.files import writing
@@ -235,7 +235,7 @@ class BridgeServer(Server):
         self.clients = Clients(certificates, config.unprotected)
         super().__init__(_OneConnectionSessions(self.clients))
         self._certificates, self._listen = certificates, config.listen
-        host, port = config.host_port
+        host, port = host_port(config.listen)
         self.socket_address = "" if host == "*" else host, port
         self.set_endpoint(f"opc.tcp://{f'[{host}]' if ':' in host else '0.0.0.0' if host == '*' else host}:{port}")
         policies = [ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
