@@ -28,7 +28,7 @@ from heatline.edge.calibration.recalibration import (
     without_poses,
     write_recalibrated,
 )
-from heatline.edge.calibration.thresholds import GoodFrame, count_rejected, describe_support
+from heatline.edge.calibration.thresholds import GoodFrame, describe_support
 from heatline.edge.calibration.thresholds import calibrate as calibrate_by_share
 from heatline.edge.cli.bundle_formatting import (
     calibration_facts,
@@ -213,7 +213,7 @@ def calibrate(
         plausible_by_camera=kept.plausible_by_camera,
         reference=reference,
     )
-    rejected = count_rejected(frames, before.score_threshold)
+    rejected = sum(frame.highest_logit >= before.score_threshold for frame in frames)
     warnings += [few] if (few := describe_support(calibration)) is not None else []
     by_score = sorted(zip(pictures.files, frames, strict=True), key=lambda one: -one[1].highest_logit)[:NAMED]
     hottest = [{"file": str(file), "highest_logit": frame.highest_logit} for file, frame in by_score]
