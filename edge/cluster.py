@@ -8,7 +8,7 @@ import socket
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 from heatline.edge import __version__
@@ -56,10 +56,12 @@ def open_cluster(
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))  # else Ray writes one to the home folder
     import ray
 
+    # A socket's path has at most 107 characters, and Ray adds 65 to the folder's.
+    place = None if len(tempfile.gettempdir()) <= 20 else "/tmp"
     on_sigterm = signal.getsignal(signal.SIGTERM)
     logging.getLogger("ray").setLevel(logging.ERROR)
     with (
-        _folder() if address is None else nullcontext() as folder,
+        tempfile.TemporaryDirectory(prefix="heatline-ray-", dir=place, ignore_cleanup_errors=True) as folder,
         open(os.devnull, "w") as nowhere,
         redirect_stdout(nowhere),  # Ray prints there that workers have died; results alone belong there
     ):
@@ -74,8 +76,11 @@ def open_cluster(
                 "_temp_dir": folder,
             }
         try:
-            if address is not None:
-                _check_that_it_answers(address)
+            if address is not None:  # Ray would wait for minutes, and could not be interrupted
+                host, _, port = address.removeprefix("ray://").rpartition(":")
+                if not (host and port.isdecimal()):
+                    raise ValueError("expected HOST:PORT or ray://HOST:PORT")
+                socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
             with warnings.catch_warnings(action="ignore"):  # of what is an error here
                 ray.init(**options)
         except SystemExit as error:  # Ray's handler of SIGTERM, which it sets while it starts
@@ -88,20 +93,6 @@ def open_cluster(
         finally:
             ray.shutdown()
             signal.signal(signal.SIGTERM, on_sigterm)  # Ray has removed all handlers
-
-
-def _folder() -> tempfile.TemporaryDirectory[str]:
-    """Return a folder for a local Ray. A socket's path has at most 107 characters, and Ray adds 65 to the folder's."""
-    place = None if len(tempfile.gettempdir()) <= 20 else "/tmp"
-    return tempfile.TemporaryDirectory(prefix="heatline-ray-", dir=place, ignore_cleanup_errors=True)
-
-
-def _check_that_it_answers(address: str) -> None:
-    """Connect to an address once, as Ray would wait for minutes, and could not be interrupted."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not (host and port.isdecimal()):
-        raise ValueError("expected HOST:PORT or ray://HOST:PORT")
-    socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
 
 
 def _describe_failure(address: str | None, error: Exception) -> str:

@@ -27,6 +27,7 @@ from heatline.edge.wire.events import (
 
 WELL = "begun", "recording"
 """Kinds of journal events after which events are stored."""
+COLOURS = {"GOOD": "green", "DEFECT": "red", "NO_VERDICT": "yellow"}
 DATE_TIME = "%Y-%m-%d %H:%M:%S"
 Cell = str | int | float | None
 COLUMNS = (
@@ -55,14 +56,12 @@ def describe_event(event: Event) -> EventText:
     """Describe an event of any kind."""
     match event:
         case VerdictEvent():
-            colour = {"GOOD": "green", "DEFECT": "red", "NO_VERDICT": "yellow"}[event.verdict]
+            colour = COLOURS[event.verdict]
             return EventText(event.camera, _describe_frame(event), event.verdict, _describe_verdict(event), colour)
-        case AlarmEvent():
-            state, colour = ("active", "red") if event.active else ("over", "green")
-            return EventText(event.camera, "", f"{event.alarm} {state}", event.detail, colour)
-        case DriftEvent():
-            state, colour = ("active", "yellow") if event.active else ("over", "green")
-            return EventText(event.camera, "", f"{event.measure} {state}", event.detail, colour)
+        case AlarmEvent() | DriftEvent():
+            what, colour = (event.alarm, "red") if isinstance(event, AlarmEvent) else (event.measure, "yellow")
+            state, colour = ("active", colour) if event.active else ("over", "green")
+            return EventText(event.camera, "", f"{what} {state}", event.detail, colour)
         case ChangeEvent():
             by = "" if event.by is None else f", by {event.by}"
             if event.applied:
@@ -75,9 +74,8 @@ def describe_event(event: Event) -> EventText:
             mark = event.mark
             return EventText(mark.camera, "", mark.kind, f"{mark.picture}, by {mark.by}", "default")
         case PartEvent():
-            colour = {"GOOD": "green", "DEFECT": "red", "NO_VERDICT": "yellow"}[event.verdict]
             detail = event.detail or f"{format_count(len(event.views), 'picture')}, {event.latency_ms:.0f} ms"
-            return EventText("", event.part_id or "", f"part {event.verdict}", detail, colour)
+            return EventText("", event.part_id or "", f"part {event.verdict}", detail, COLOURS[event.verdict])
         case StepEvent():
             by = "" if event.by is None else f", by {event.by}"
             return EventText("", "", event.step, event.detail + by, "default")
@@ -168,27 +166,31 @@ def describe_journal(journal: JournalState) -> str:
         contents = f"no event, up to {journal.last_seq}"
     else:
         contents = f"events {journal.first_seq} to {journal.last_seq}, {journal.size_bytes / 2**20:.1f} MiB"
-    parts = [
-        f"{journal.journal_id or 'none'}: {contents}",
-        f"NOT STORED NOW ({journal.live_only})" if journal.live_only is not None else "",
-        f"{format_count(journal.unjournalled, 'event')} of this run {is_are(journal.unjournalled)} not in it"
-        if journal.unjournalled
-        else "",
-        f"{journal.discarded} were deleted before all durable consumers had received them" if journal.discarded else "",
-    ]
-    return _join(parts)
+    return _join(
+        [
+            f"{journal.journal_id or 'none'}: {contents}",
+            f"NOT STORED NOW ({journal.live_only})" if journal.live_only is not None else "",
+            f"{format_count(journal.unjournalled, 'event')} of this run {is_are(journal.unjournalled)} not in it"
+            if journal.unjournalled
+            else "",
+            f"{journal.discarded} were deleted before all durable consumers had received them"
+            if journal.discarded
+            else "",
+        ]
+    )
 
 
 def describe_evidence(evidence: EvidenceState) -> str:
     """Describe what the evidence store holds, and whether pictures are stored now."""
     oldest = evidence.oldest_at_ns
-    parts = [
-        f"{format_count(evidence.stored, 'picture')}, {evidence.size_bytes / 2**20:.1f} MiB",
-        "" if oldest is None else f"the oldest of {local_time(oldest, DATE_TIME)}",
-        f"{format_count(evidence.skipped, 'picture')} of this run could not be stored" if evidence.skipped else "",
-        "" if evidence.fault is None else f"NOT STORED NOW ({evidence.fault})",
-    ]
-    return _join(parts)
+    return _join(
+        [
+            f"{format_count(evidence.stored, 'picture')}, {evidence.size_bytes / 2**20:.1f} MiB",
+            "" if oldest is None else f"the oldest of {local_time(oldest, DATE_TIME)}",
+            f"{format_count(evidence.skipped, 'picture')} of this run could not be stored" if evidence.skipped else "",
+            "" if evidence.fault is None else f"NOT STORED NOW ({evidence.fault})",
+        ]
+    )
 
 
 def describe_parts(parts: PartAccount) -> str:

@@ -86,25 +86,17 @@ UNITS: dict[Measure, str] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class PictureSample:
-    """Measures of one frame's picture, and of its pose if it is compared with a reference."""
-
-    frame_hw: tuple[int, int]
-    values: dict[Measure, float]
-
-    @classmethod
-    def of(cls, rgb: NDArray[np.uint8], pose: Pose | None = None) -> "PictureSample":
-        """Measure an RGB uint8 frame [H, W, 3]."""
-        grey = ImageStatistics.of(rgb)
-        values: dict[Measure, float] = {
-            "brightness": grey.brightness,
-            "sharpness": grey.sharpness,
-            "saturation": saturation_of(rgb),
-        }
-        if pose is not None:
-            values |= zip(OF_POSE, (pose.x_px, pose.y_px, pose.degrees, pose.confidence), strict=True)
-        return cls((rgb.shape[0], rgb.shape[1]), values)
+def measure_picture(rgb: NDArray[np.uint8], pose: Pose | None = None) -> dict[Measure, float]:
+    """Measure an RGB uint8 frame [H, W, 3], and its pose if it is compared with a reference."""
+    grey = ImageStatistics.of(rgb)
+    values: dict[Measure, float] = {
+        "brightness": grey.brightness,
+        "sharpness": grey.sharpness,
+        "saturation": saturation_of(rgb),
+    }
+    if pose is not None:
+        values |= zip(OF_POSE, (pose.x_px, pose.y_px, pose.degrees, pose.confidence), strict=True)
+    return values
 
 
 def saturation_of(rgb: NDArray[np.uint8]) -> float:
@@ -129,7 +121,8 @@ class ExpectedRange(NamedTuple):
 
 
 def fit_reference(
-    samples: Sequence[PictureSample],
+    samples: Sequence[Mapping[Measure, float]],
+    frame_hw: tuple[int, int] | None,
     scores: Sequence[float],
     evidence: Sequence[float],
     why_unscored: str = "",
@@ -138,6 +131,8 @@ def fit_reference(
     """Derive the reference from frames that show the product; None: there are fewer than 10.
 
     Args:
+        samples: what `measure_picture` measured of each frame.
+        frame_hw: size of the frames, px, if they are compared with a reference.
         scores: of good frames that did not train the model, logits; `why_unscored`: why there are none.
         evidence: the median of each such frame's heatmap, logits.
         cleared: the share of each such frame's tiles that the screening stage clears; empty: there is none.
@@ -146,7 +141,7 @@ def fit_reference(
         return None
     measures: tuple[Measure, ...] = "brightness", "sharpness", "saturation", *OF_POSE
     values: dict[Measure, Sequence[float]] = {
-        measure: [each.values[measure] for each in samples if measure in each.values] for measure in measures
+        measure: [each[measure] for each in samples if measure in each] for measure in measures
     }
     has_poses = bool(values["turn"])
     unwatched: dict[Measure, str] = {} if has_poses else dict.fromkeys(OF_POSE, NO_REFERENCE)
@@ -166,7 +161,7 @@ def fit_reference(
             if name not in unwatched
         },
         unwatched=unwatched,
-        frame_hw=samples[0].frame_hw if has_poses else None,
+        frame_hw=frame_hw if has_poses else None,
     )
 
 
@@ -217,7 +212,7 @@ class CameraReference:
     ) -> dict[Measure, float]:
         """Measure an RGB uint8 frame [H, W, 3], with its pose if it has one, and what is measured of a GOOD frame."""
         seen = np.ascontiguousarray(rgb[self.area.box((rgb.shape[0], rgb.shape[1]))])
-        return {**PictureSample.of(seen, pose).values, **good}
+        return {**measure_picture(seen, pose), **good}
 
 
 @dataclass(frozen=True)

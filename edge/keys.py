@@ -121,13 +121,12 @@ class KeyStore(Generic[K]):
         """Return the keys that can be read, by name, and why others, or all, cannot be."""
         found: list[StoredKey[K]] = []
         faults: list[HeatlineError] = []
-        files: list[Path] = []
         try:
             files = sorted(path for path in self.folder.iterdir() if path.suffix.lower() in self._suffixes)
         except FileNotFoundError:
-            pass
+            return [], []
         except OSError as error:
-            faults.append(self._kind(f"{self.folder} cannot be read ({error.strerror}); let everyone read it"))
+            return [], [self._kind(f"{self.folder} cannot be read ({error.strerror}); let everyone read it")]
         for path in files:
             try:
                 data, _ = _read(path, self._kind, "everyone must be able to read it")

@@ -101,11 +101,6 @@ class InspectionResult:
             raise InputError(f"there is no picture: {self.detail}")
         return to_rgb(self.frame.image, self.frame.pixel_format)
 
-    @property
-    def has_overlay(self) -> bool:
-        """Whether `overlay` has something to draw."""
-        return self.judgement is not None or bool(self.event.foreign_areas)
-
     def overlay(self) -> NDArray[np.uint8]:
         """The picture under its heatmap, with the outline and the peak of each region, and of each area that the
         product cannot show, which a picture without a verdict may have too: RGB uint8 [H, W, 3].
@@ -187,7 +182,10 @@ class BundleInspector:
             InputError: the file cannot be read, or the array does not fit its pixel format.
             EngineError: the inspector is closed.
         """
-        (result,) = self._results([self._frame(picture, pixel_format)])
+        frame = self._frame(picture, pixel_format)
+        if isinstance(frame, BadFrame):
+            raise InputError(frame.detail)
+        (result,) = self._results([frame])
         return result
 
     def inspect_all(
@@ -214,7 +212,7 @@ class BundleInspector:
         self._require_open()
         if isinstance(pictures, str | os.PathLike):
             pictures = list_images(Path(pictures))
-        return self._results(self._frame_or_bad_frame(picture, pixel_format) for picture in pictures)
+        return self._results(self._frame(picture, pixel_format) for picture in pictures)
 
     def close(self) -> None:
         """Release the engine. A second call does nothing."""
@@ -234,21 +232,18 @@ class BundleInspector:
         bundle = self.bundle
         return f"<{type(self).__name__} {bundle.name} {bundle.version} in {self.precision}>"
 
-    def _frame_or_bad_frame(self, picture: Picture | Frame | BadFrame, pixel_format: PixelFormat) -> Frame | BadFrame:
+    def _frame(self, picture: Picture | Frame | BadFrame, pixel_format: PixelFormat) -> Frame | BadFrame:
+        """Decode a picture; an InputError if it is no picture, or a BadFrame if it is a file that cannot be read."""
+        self._require_open()
         if isinstance(picture, Frame | BadFrame):
             return picture
-        try:
-            return self._frame(picture, pixel_format)
-        except InputError as error:
-            if not isinstance(picture, str | os.PathLike):
-                raise
-            return BadFrame(self._stamp(str(picture)), "unreadable", str(error))
-
-    def _frame(self, picture: Picture, pixel_format: PixelFormat) -> Frame:
-        self._require_open()
+        self._pictures += 1
         if isinstance(picture, str | os.PathLike):
-            image, pixel_format = read_image(Path(picture))
-            return Frame(self._stamp(str(picture)), image, pixel_format)
+            stamp = Stamp("inspect", self._pictures, str(picture))
+            try:
+                return Frame(stamp, *read_image(Path(picture)))
+            except InputError as error:
+                return BadFrame(stamp, "unreadable", str(error))
         if not isinstance(picture, np.ndarray):
             raise InputError(
                 f"expected the path of a picture or a NumPy array, got {type(picture).__name__}; convert it with "
@@ -256,11 +251,7 @@ class BundleInspector:
             )
         if pixel_format not in PIXEL_FORMATS:
             raise InputError(f"there is no pixel_format {pixel_format!r}; expected one of {', '.join(PIXEL_FORMATS)}")
-        return Frame(self._stamp(None), picture, pixel_format)
-
-    def _stamp(self, source: str | None) -> Stamp:
-        self._pictures += 1
-        return Stamp("inspect", self._pictures, source)
+        return Frame(Stamp("inspect", self._pictures, None), picture, pixel_format)
 
     def _results(self, frames: Iterable[Frame | BadFrame]) -> Iterator[InspectionResult]:
         start = self._setup.inspector.start

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.appearance import Appearance
-from heatline.edge.bundle.manifest import Grid
+from heatline.edge.bundle.manifest import Grid, Measure
 from heatline.edge.bundle.plausibility import FEWEST_GROUPS, Plausibility, fit_plausibility
-from heatline.edge.drift import PictureSample
+from heatline.edge.drift import measure_picture
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import Engine
 from heatline.edge.inference.engine import infer_features
@@ -24,7 +24,7 @@ MOST_FRAMES = 150
 
 def fit_product(
     images: Sequence[LabelledImage], grid: Grid, engine: Engine, reference: Reference | None
-) -> tuple[Plausibility, list[PictureSample]]:
+) -> tuple[Plausibility, list[dict[Measure, float]]]:
     """Derive the plausible ranges from good and defective frames, as a defect covers only few tiles.
 
     What areas look like comes from good frames; where there are too few, from defective ones without their defects.
@@ -46,7 +46,7 @@ def fit_product(
             appearance = replace(appearance, cells=None) if mask is None else without(appearance, mask)
         appearances.append(appearance.thinned(keep_cells=True))
         pose, misaligned = (None, None) if reference is None else reference.pose_of(rgb)
-        samples.append(PictureSample.of(rgb, None if misaligned else pose))
+        samples.append(measure_picture(rgb, None if misaligned else pose))
     return fit_plausibility(appearances, groups), samples
 
 

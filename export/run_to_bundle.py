@@ -140,12 +140,13 @@ def export_run(
             for warning in (*map_checks.warnings, *_warnings(calibration, scored, validating.are_new)):
                 say(f"warning: {warning}")
             say("recording the appearance of the product")
-            plausibility, appearances = fit_product(validating.images, grid, engine, of_product)
+            plausibility, measured = fit_product(validating.images, grid, engine, of_product)
             screening = _make_screening(run, validating, grid, calibration, golden, say) if screen else None
             # Frames that the model was trained on score lower than new ones.
             scored = scored if validating.are_new else []
             drift = fit_reference(
-                appearances,
+                measured,
+                None if of_product is None else of_product.frame_hw,
                 [frame.highest_logit for frame in scored],
                 [frame.median_evidence for frame in scored],
                 "" if validating.are_new else "the model was trained on all frames; run heatline calibrate",

@@ -20,7 +20,7 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from heatline.edge.bridge.line import TICK_SECONDS, Line
-from heatline.edge.config.bridges import MqttConfig
+from heatline.edge.config.bridges import MqttConfig, host_port
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import AccessError, EventsLostError
 from heatline.edge.keys import read_secret
@@ -212,7 +212,7 @@ class Connection:
     def _connect(self) -> None:
         try:
             log_in(self._client, self._config)
-            self._client.connect(*self._config.host_port, KEEP_ALIVE_SECONDS, clean_start=True)
+            self._client.connect(*host_port(self._config.broker), KEEP_ALIVE_SECONDS, clean_start=True)
         except AccessError as error:
             self._fault = str(error)
         except Exception as error:  # of many kinds: a host name that cannot be encoded, bytes that are not MQTT

@@ -5,7 +5,7 @@ black, of one colour, or copies of the last line that came; where it mixed two f
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import cv2
@@ -92,8 +92,7 @@ class Appearance:
     statistics: ImageStatistics
     features: Floats | None
     """[tiles, c], of the inspected tiles; None: the graph gives none."""
-    lines: Lines | None = None
-    """None: not measured."""
+    lines: Lines = field(default_factory=dict)
     cells: Cells | None = None
     """[tiles, h, w, c]; None: the graph gives none, or only whole frames are compared."""
     grid: TileGrid | None = None

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from heatline.edge.bundle.appearance import FAR_PX, STATISTICS, Appearance, Cells, Floats, fit_lines
 from heatline.edge.bundle.golden import read_arrays
 from heatline.edge.bundle.manifest import Areas, Plausible
-from heatline.edge.geometry import WHOLE_FRAME, Stitcher, TileGrid
+from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.util.sampling import divide, k_means
 from heatline.edge.util.text import describe_range
 from heatline.edge.wire.events import ForeignArea
@@ -106,7 +106,7 @@ class ProductCells:
         about 1 for a good cell, NaN where a cell is not finite.
         """
         centred = _centred(frame.reshape(-1, frame.shape[-1]) @ self.projection)
-        # As `squared_distances`, with one array for the millions of pairs of a large frame.
+        # One array for the millions of pairs of a large frame.
         to_each = centred @ (-2 * self.prototypes.T)
         to_each += (self.prototypes**2).sum(axis=1)
         nearest = to_each.min(axis=1) + (centred**2).sum(axis=1)
@@ -119,8 +119,7 @@ def cell_map(distances: Floats, grid: TileGrid) -> Floats:
     """
     stitcher, outside = _stitcher(grid, distances.shape[1:])
     stitched = stitcher.stitch(np.nan_to_num(distances))
-    if outside is not None:
-        stitched[outside] = np.nan
+    stitched[outside] = np.nan
     return stitched
 
 
@@ -129,20 +128,18 @@ def largest_area(cells: Floats, limit: float, fewest: int = 1) -> tuple[float, t
     its box (x0, y0, x1, y1) in cells; (0, ...) if none has `fewest` cells.
     """
     foreign = np.nan_to_num(cells, nan=-1.0) > limit
-    count, _, stats, _ = cv2.connectedComponentsWithStats(foreign.astype(np.uint8), connectivity=8)
-    if count < 2:
-        return 0.0, (0, 0, 0, 0)
-    x, y, width, height, size = stats[1 + int(stats[1:, cv2.CC_STAT_AREA].argmax())].tolist()
+    _, _, stats, _ = cv2.connectedComponentsWithStats(foreign.astype(np.uint8), connectivity=8)
+    stats[0] = 0  # all other cells
+    x, y, width, height, size = stats[int(stats[:, cv2.CC_STAT_AREA].argmax())].tolist()
     if size < fewest:
         return 0.0, (0, 0, 0, 0)
     return size / int(np.isfinite(cells).sum()), (x, y, x + width, y + height)
 
 
 @lru_cache(maxsize=32)
-def _stitcher(grid: TileGrid, cells_hw: tuple[int, int]) -> tuple[Stitcher, NDArray[np.bool_] | None]:
+def _stitcher(grid: TileGrid, cells_hw: tuple[int, int]) -> tuple[Stitcher, NDArray[np.bool_]]:
+    """Return the stitcher of maps of this size, and the cells outside the region of interest."""
     stitcher = Stitcher(grid, cells_hw, grid.tile_px // cells_hw[0])
-    if grid.region_of_interest == WHOLE_FRAME:
-        return stitcher, None
     mask = grid.region_of_interest.mask(grid.frame_hw)
     return stitcher, ~mask[np.ix_(stitcher.centres_y.astype(int), stitcher.centres_x.astype(int))]
 
@@ -172,7 +169,7 @@ def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None
     height, width = appearance.frame_hw
     left, top, right, bottom = appearance.measured_xyxy or (0, 0, width, height)
     areas = []
-    for name, stretch in (appearance.lines or {}).items():
+    for name, stretch in appearance.lines.items():
         limit = limits.lines.get(name)
         if limit is None or stretch.value <= limit:
             continue
@@ -202,14 +199,11 @@ def find_areas(appearance: Appearance, limits: Areas, cells: ProductCells | None
     return areas
 
 
-def fit_areas(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> tuple[Areas | None, ProductCells | None]:
+def fit_areas(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> tuple[Areas, ProductCells | None]:
     """Return the limits of areas, and the cells of the product, from the frames that have cells, or from all."""
     known = [index for index, each in enumerate(appearances) if each.cells is not None]
     used = [appearances[index] for index in known] or appearances
-    lines = [each.lines for each in used if each.lines is not None]
-    if not lines:
-        return None, None
-    areas = Areas(lines=fit_lines(lines), frames=len(lines))
+    areas = Areas(lines=fit_lines([each.lines for each in used]), frames=len(used))
     fold, number = np.array(divide(groups[known].tolist())), len(set(groups[known].tolist()))
     frames = [(each.cells, each.grid) for each in used if each.cells is not None and each.grid is not None]
     if number < FEWEST_GROUPS or sum(np.isfinite(cells[..., 0]).sum() for cells, _ in frames) < FEWEST_CELLS:
@@ -394,12 +388,8 @@ def _fit_tiles(appearances: Sequence[Appearance], groups: NDArray[np.str_]) -> t
         tiles = ProductTiles.of(np.concatenate([features[index] for index in np.flatnonzero(fold != left_out)]))
         for index in np.flatnonzero(fold == left_out).tolist():
             farthest = max(farthest, tiles.distance(features[index]))
-    return ProductTiles.of(np.concatenate(features)), min(farthest * margin(number), FARTHEST)
-
-
-def margin(groups: int) -> float:
-    """Return by which factor a new frame may exceed the largest distance of so many groups; basis: docs/bundle.md."""
-    return 1 + min(1.5, 6 / math.sqrt(groups))
+    margin = 1 + min(1.5, 6 / math.sqrt(number))  # docs/bundle.md
+    return ProductTiles.of(np.concatenate(features)), min(farthest * margin, FARTHEST)
 
 
 def _sides(px: NDArray[np.int64]) -> tuple[int, int]:

@@ -5,7 +5,6 @@ every machine notices damage; only the machine's own folder of public keys decid
 """
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,7 +16,7 @@ from heatline.edge.keys import KeyStore, StoredKey, read_private, read_public, w
 from heatline.edge.util.files import replacing, writing
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 # cryptography is imported where it is used: it would delay every start by 40 ms. All errors are BundleErrors.
 
@@ -29,51 +28,26 @@ DOMAIN = b"heatline bundle 1\0"
 MADE_BY = "heatline bundle keygen"
 
 
-@dataclass(frozen=True)
-class PublicKey:
-    """The public half of a key, which verifies signatures."""
-
-    raw: bytes
-    """32 bytes."""
-
-    @classmethod
-    def of(cls, private: "Ed25519PrivateKey") -> "PublicKey":
-        return cls(private.public_key().public_bytes_raw())
-
-    @property
-    def fingerprint(self) -> str:
-        """The sha256 of the raw key, in hexadecimal, for people to compare."""
-        return hashlib.sha256(self.raw).hexdigest()
-
-    def verifies(self, signature: bytes, message: bytes) -> bool:
-        """Return whether the private half of this key signed the message."""
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-        try:
-            Ed25519PublicKey.from_public_bytes(self.raw).verify(signature, message)
-        except (InvalidSignature, ValueError):  # ValueError: the key is not a point of the curve
-            return False
-        return True
-
-    def to_pem(self) -> bytes:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-        key = Ed25519PublicKey.from_public_bytes(self.raw)
-        return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+def fingerprint(key: "Ed25519PublicKey") -> str:
+    """Return the sha256 of the raw key, in hexadecimal, for people to compare."""
+    return hashlib.sha256(key.public_bytes_raw()).hexdigest()
 
 
-def make_key(path: Path) -> PublicKey:
+def to_pem(key: "Ed25519PublicKey") -> bytes:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def make_key(path: Path) -> "Ed25519PublicKey":
     """Write a new private key to a new file that only its owner may read, and its public half to a file beside it."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
     key = Ed25519PrivateKey.generate()
-    public = PublicKey.of(key)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    write_pair(path, pem, public.to_pem(), BundleError)
-    return public
+    write_pair(path, pem, to_pem(key.public_key()), BundleError)
+    return key.public_key()
 
 
 def read_private_key(path: Path) -> "Ed25519PrivateKey":
@@ -91,12 +65,12 @@ def read_private_key(path: Path) -> "Ed25519PrivateKey":
     return key
 
 
-def read_public_key(path: Path) -> PublicKey:
+def read_public_key(path: Path) -> "Ed25519PublicKey":
     """Read the public key in a PEM file."""
     return parse_public_key(read_public(path, BundleError, MADE_BY), path)
 
 
-def parse_public_key(data: bytes, where: Path) -> PublicKey:
+def parse_public_key(data: bytes, where: Path) -> "Ed25519PublicKey":
     """Parse the public key in the bytes of a PEM file."""
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
@@ -109,7 +83,7 @@ def parse_public_key(data: bytes, where: Path) -> PublicKey:
         key = None
     if not isinstance(key, Ed25519PublicKey):
         raise BundleError(f"{where} holds no ed25519 public key in PEM; name KEY.pub of {MADE_BY}")
-    return PublicKey(key.public_bytes_raw())
+    return key
 
 
 class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -124,7 +98,7 @@ class Signature(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return msgspec.json.format(msgspec.json.encode(self), indent=2) + b"\n"
 
 
-def read_signature(folder: Path, digest: str) -> PublicKey | None:
+def read_signature(folder: Path, digest: str) -> "Ed25519PublicKey | None":
     """Return the key that signed the bundle with this digest; None if it is not signed."""
     path = folder / SIGNATURE
     try:
@@ -136,19 +110,28 @@ def read_signature(folder: Path, digest: str) -> PublicKey | None:
         raise BundleError(f"{path} cannot be read ({error.strerror}); copy the bundle again") from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{path} is not a signature of a bundle: {error}; copy the bundle again") from error
-    key = PublicKey(bytes.fromhex(signature.key))
-    signed = DOMAIN + bytes.fromhex(digest)
-    if signature.to_bytes() != data or not key.verifies(bytes.fromhex(signature.signature), signed):
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    raw = bytes.fromhex(signature.key)
+    try:
+        key = Ed25519PublicKey.from_public_bytes(raw)
+        key.verify(bytes.fromhex(signature.signature), DOMAIN + bytes.fromhex(digest))
+        if signature.to_bytes() != data:
+            raise InvalidSignature
+    except (InvalidSignature, ValueError) as error:  # ValueError: the key is not a point of the curve
         raise BundleError(
             f"{path} does not fit the manifest.json beside it: one of them was changed after it was signed by key "
-            f"{key.fingerprint}; copy the bundle again, and do not use it if that does not help"
-        )
+            f"{hashlib.sha256(raw).hexdigest()}; copy the bundle again, and do not use it if that does not help"
+        ) from error
     return key
 
 
 def write_signature(folder: Path, digest: str, key: "Ed25519PrivateKey") -> None:
     """Sign the bundle with this digest; an earlier signature is replaced atomically."""
-    signature = Signature("ed25519", PublicKey.of(key).raw.hex(), key.sign(DOMAIN + bytes.fromhex(digest)).hex())
+    signature = Signature(
+        "ed25519", key.public_key().public_bytes_raw().hex(), key.sign(DOMAIN + bytes.fromhex(digest)).hex()
+    )
     path = folder / SIGNATURE
     with writing(path, BundleError), replacing(path, unique=True) as new:
         new.write_bytes(signature.to_bytes())
@@ -164,39 +147,37 @@ class Signer(msgspec.Struct, frozen=True):
     """The key's name in the folder of trusted keys; none: the folder does not have it."""
 
 
-def trusted_keys(folder: Path) -> list[StoredKey[PublicKey]]:
+def trusted_keys(folder: Path) -> list[StoredKey["Ed25519PublicKey"]]:
     """Return all keys of a folder, sorted by name; none if there is no folder."""
     return KeyStore(folder, parse_public_key, BundleError).all()
 
 
-def trust_key(key: PublicKey, name: str, folder: Path) -> StoredKey[PublicKey]:
+def trust_key(key: "Ed25519PublicKey", name: str, folder: Path) -> StoredKey["Ed25519PublicKey"]:
     """Add a key to a folder of trusted keys. A key that is already there keeps its name."""
-    return KeyStore(folder, parse_public_key, BundleError).add(name, key, key.to_pem(), "--keys")
+    return KeyStore(folder, parse_public_key, BundleError).add(name, key, to_pem(key), "--keys")
 
 
-def signer_of(signed_by: PublicKey | None, folder: Path) -> Signer | None:
-    """Return a bundle's signer, with its name if a folder's keys include it; None if the bundle is not signed."""
-    if signed_by is None:
-        return None
-    names = (each.name for each in trusted_keys(folder) if each.key == signed_by)
-    return Signer(signed_by.fingerprint, next(names, None))
+def signer_of(
+    bundle: Path, signed_by: "Ed25519PublicKey | None", folder: Path, *, required: bool = False
+) -> Signer | None:
+    """Return the signer of a bundle, with its name if a folder's keys include it; None if the bundle is not signed.
 
-
-def require_trusted(signed_by: PublicKey | None, folder: Path, bundle: Path) -> Signer:
-    """Require that a bundle is signed by a key of a folder."""
-    signer = signer_of(signed_by, folder)
-    named = str(folder) if folder.exists() else f"{folder}, which does not exist"
-    if signer is None:
+    Args:
+        required: raise a BundleError unless a key of the folder signed it.
+    """
+    names = [] if signed_by is None else [each.name for each in trusted_keys(folder) if each.key == signed_by]
+    if required and not names:
+        named = str(folder) if folder.exists() else f"{folder}, which does not exist"
+        if signed_by is None:
+            raise BundleError(
+                f"{bundle} is not signed, expected a signature by a key of {named}; sign it with heatline bundle "
+                "sign, or set allow_unsigned = true in the line's file"
+            )
         raise BundleError(
-            f"{bundle} is not signed, expected a signature by a key of {named}; sign it with heatline bundle "
-            "sign, or set allow_unsigned = true in the line's file"
+            f"{bundle} is signed by key {fingerprint(signed_by)}, which is not in {named}; if you know whose key that "
+            "is, add it with heatline bundle trust, or set allow_unsigned = true in the line's file"
         )
-    if signer.trusted_as is None:
-        raise BundleError(
-            f"{bundle} is signed by key {signer.key}, which is not in {named}; if you know whose key that is, "
-            "add it with heatline bundle trust, or set allow_unsigned = true in the line's file"
-        )
-    return signer
+    return None if signed_by is None else Signer(fingerprint(signed_by), names[0] if names else None)
 
 
 def describe_signer(signer: Signer | None) -> str:

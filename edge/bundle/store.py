@@ -27,7 +27,7 @@ from heatline.edge.bundle.manifest import (
     product_tiles_of,
 )
 from heatline.edge.bundle.plausibility import Plausibility, ProductTiles
-from heatline.edge.bundle.signature import PublicKey, read_signature, write_signature
+from heatline.edge.bundle.signature import read_signature, write_signature
 from heatline.edge.errors import BundleError, EngineError
 from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.inference import infer, open_engine, require_supported
@@ -45,7 +45,7 @@ from heatline.edge.util.files import require_writable, writing
 from heatline.edge.util.text import encode_json
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ class Bundle:
     manifest: Manifest
     digest: str
     """sha256 of the manifest, which identifies all files that it lists."""
-    signed_by: PublicKey | None = None
+    signed_by: "Ed25519PublicKey | None" = None
     """The key of its valid signature; the user of the bundle decides whether that key is trusted."""
 
     def graph_for(self, precision: Precision) -> str:
@@ -117,7 +117,13 @@ class Bundle:
 
 def read_manifest(path: Path) -> tuple[Manifest, str]:
     """Read and check the manifest of a bundle alone; return it with the bundle's digest. Errors are BundleErrors."""
-    data = _read_manifest(path)
+    try:
+        data = (path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise BundleError(
+            f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror}); name a folder made by "
+            "heatline export"
+        ) from error
     return decode_manifest(data, str(path / MANIFEST)), hashlib.sha256(data).hexdigest()
 
 
@@ -126,10 +132,8 @@ def open_bundle(path: Path) -> Bundle:
 
     It runs nothing, and does not check whether the signer is trusted. If a check fails, it raises a BundleError.
     """
-    data = _read_manifest(path)
-    digest = hashlib.sha256(data).hexdigest()
+    manifest, digest = read_manifest(path)
     signed_by = read_signature(path, digest)
-    manifest = decode_manifest(data, str(path / MANIFEST))
     for name in REQUIRED:
         if name not in manifest.files:
             raise BundleError(f"{path / MANIFEST} lists no {name}; every bundle has one; export the bundle again")
@@ -192,17 +196,7 @@ def write_bundle(path: Path, manifest: Manifest, files: Mapping[str, bytes]) -> 
 def sign_bundle(bundle: Bundle, key: "Ed25519PrivateKey") -> Bundle:
     """Sign a bundle as it was opened, and replace an earlier signature; a BundleError if that cannot be written."""
     write_signature(bundle.path, bundle.digest, key)
-    return replace(bundle, signed_by=PublicKey.of(key))
-
-
-def _read_manifest(path: Path) -> bytes:
-    try:
-        return (path / MANIFEST).read_bytes()
-    except OSError as error:
-        raise BundleError(
-            f"{path} is not a bundle: its {MANIFEST} cannot be read ({error.strerror}); name a folder made by "
-            "heatline export"
-        ) from error
+    return replace(bundle, signed_by=key.public_key())
 
 
 @dataclass(frozen=True)

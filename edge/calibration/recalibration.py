@@ -14,12 +14,12 @@ import numpy as np
 from heatline.edge import __version__
 from heatline.edge.bundle import Bundle, Calibration, Manifest, open_bundle, write_bundle
 from heatline.edge.bundle.appearance import Appearance
-from heatline.edge.bundle.manifest import SCHEMA, ProductReference, product_picture_of
+from heatline.edge.bundle.manifest import SCHEMA, Measure, ProductReference, product_picture_of
 from heatline.edge.bundle.manifest import Reference as DriftReference
 from heatline.edge.calibration.thresholds import GoodFrame
 from heatline.edge.colour import to_rgb
 from heatline.edge.drift import MOST_FRAMES as MOST_SAMPLED
-from heatline.edge.drift import OF_POSE, PictureSample
+from heatline.edge.drift import OF_POSE, measure_picture
 from heatline.edge.errors import BundleError, EngineError, InputError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
@@ -132,7 +132,7 @@ class GoodPictures:
         track: Track = iter,
         area: RegionOfInterest | None = None,
         reference_of: Callable[[Path], Reference] | None = None,
-    ) -> tuple[list[GoodFrame], list[Appearance], list[PictureSample]]:
+    ) -> tuple[list[GoodFrame], list[Appearance], list[dict[Measure, float]]]:
         """Inspect every picture as the line does; while one is judged, the engine infers the next.
 
         Args:
@@ -148,7 +148,7 @@ class GoodPictures:
         misaligned: list[tuple[Path, str]] = []
         frames: list[GoodFrame] = []
         appearances: list[Appearance] = []
-        samples: list[PictureSample] = []
+        samples: list[dict[Measure, float]] = []
         sampled, with_cells = evenly(len(self.files), MOST_SAMPLED), evenly(len(self.files), MOST_WITH_CELLS)
 
         def start() -> Iterator[PendingFrame]:
@@ -166,7 +166,7 @@ class GoodPictures:
                 if number in sampled:
                     rgb = to_rgb(image, pixel_format)
                     part = rgb if area is None else rgb[area.box((rgb.shape[0], rgb.shape[1]))]
-                    samples.append(PictureSample.of(part, pose))
+                    samples.append(measure_picture(part, pose))
                 yield started
 
         for pending in one_ahead(start()):

@@ -2,8 +2,7 @@
 
 Exact binomial tails and bounds: C. J. Clopper and E. S. Pearson, The use of confidence or fiducial limits illustrated
 in the case of the binomial, Biometrika 26 (1934). Student's t predicts the next value of a normal distribution from
-few. The bootstrap draws whole groups, with replacement (Efron & Tibshirani 1993, percentile intervals), as pictures of
-one group show the same thing; with few groups an interval is not reliable, and none is given.
+few.
 """
 
 import math
@@ -14,16 +13,10 @@ CONFIDENCE = 0.95
 
 
 def cdf(count: int, n: int, share: float) -> float:
-    """P(X <= count) for X ~ Binomial(n, share).
+    """P(X <= count) for X ~ Binomial(n, share), 0 <= count < n and 0 < share < 1.
 
     The sum starts at `count` and moves away from the mean: its terms only fall, so few of them matter for any n.
     """
-    if count < 0:
-        return 0.0
-    if count >= n or share <= 0:
-        return 1.0
-    if share >= 1:
-        return 0.0
     if count > n * share:  # the mean lies on this side, so sum the other tail
         return 1.0 - cdf(n - count - 1, n, 1.0 - share)
     ways = math.lgamma(n + 1) - math.lgamma(count + 1) - math.lgamma(n - count + 1)
@@ -119,19 +112,3 @@ def prediction_bound(groups: Sequence[Sequence[float]], beyond: float) -> float:
     missing = 1 - fmean(1 / len(group) for group in groups)
     spread = math.sqrt((1 + 1 / count) * variance(means) + missing * within)
     return fmean(means) + t_quantile(1 - beyond, count - 1) * spread
-
-
-FEWEST_GROUPS = 10
-RESAMPLES = 1000
-FEWEST_KNOWN = 0.95 * RESAMPLES
-"""A figure gets no interval if fewer resamples have it, because others lack a class."""
-ENDS = (0.025, 0.975)
-"""Quantiles at the ends of a 95 % interval."""
-SEED = 0
-
-
-def describe_basis(groups: int) -> str:
-    """Describe what intervals over so many groups rest on, or why there are none."""
-    if groups < FEWEST_GROUPS:
-        return f"no intervals: a bootstrap needs at least {FEWEST_GROUPS} groups, and there are {groups}"
-    return f"95 % intervals by a bootstrap over {groups} groups, {RESAMPLES} resamples, percentiles"

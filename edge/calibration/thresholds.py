@@ -4,7 +4,7 @@ Its functions raise an InputError if there is no good frame, or a value is not f
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -171,11 +171,6 @@ def describe_support(calibration: Calibration) -> str | None:
     )
 
 
-def count_rejected(frames: Iterable[GoodFrame], score_threshold: float) -> int:
-    """Count the frames that a score threshold, in logits, calls defective."""
-    return sum(frame.highest_logit >= score_threshold for frame in frames)
-
-
 def count_held_out_rejects(frames: Sequence[GoodFrame], false_reject: float, lowest_defect: float | None) -> int | None:
     """Count the frames that reach a score threshold from the others; None: there are no others.
 
@@ -190,7 +185,7 @@ def count_held_out_rejects(frames: Sequence[GoodFrame], false_reject: float, low
         limit, _ = score_threshold(
             [frame.highest_logit for frame, _ in others], false_reject, lowest_defect, [group for _, group in others]
         )
-        rejected += count_rejected((frame for frame, at in zip(frames, part, strict=True) if at == number), limit)
+        rejected += sum(frame.highest_logit >= limit for frame, at in zip(frames, part, strict=True) if at == number)
     return rejected
 
 

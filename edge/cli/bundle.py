@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -10,12 +10,11 @@ import msgspec
 from heatline.edge.bundle import Bundle, open_bundle, open_verified_engine, sign_bundle
 from heatline.edge.bundle.signature import (
     TRUSTED_KEYS,
-    PublicKey,
     describe_signer,
+    fingerprint,
     make_key,
     read_private_key,
     read_public_key,
-    require_trusted,
     signer_of,
     trust_key,
     trusted_keys,
@@ -35,6 +34,9 @@ from heatline.edge.cli.output import (
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.keys import StoredKey, public_half
 from heatline.edge.util.text import format_count, is_are
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 LONGEST_SHOWN = 120
 """Characters of a value in a table."""
@@ -77,10 +79,7 @@ def show(bundle_path: Path, as_json: bool) -> None:
 def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Path | None, as_json: bool) -> None:
     """Verify every file of BUNDLE and its signature, if it has one, and run its golden tiles on this machine."""
     opened = open_bundle(bundle_path)
-    if folder is None:
-        signer = signer_of(opened.signed_by, TRUSTED_KEYS)
-    else:
-        signer = require_trusted(opened.signed_by, folder, opened.path)
+    signer = signer_of(opened.path, opened.signed_by, folder or TRUSTED_KEYS, required=folder is not None)
     verified = open_verified_engine(opened, kind, precision)
     engine = verified.engine
     report = _identify(opened) | {
@@ -146,7 +145,7 @@ def keygen(key_path: Path, as_json: bool) -> None:
 
     Neither file is ever overwritten. KEY has no password: keep it only where bundles are made.
     """
-    print_made_key(key_path, public_half(key_path), "ed25519", make_key(key_path).fingerprint, as_json)
+    print_made_key(key_path, public_half(key_path), "ed25519", fingerprint(make_key(key_path)), as_json)
 
 
 @bundle.command(epilog="Example: heatline bundle sign boards.bundle --key maker.key")
@@ -161,7 +160,7 @@ def sign(bundle_path: Path, key_path: Path, as_json: bool) -> None:
     opened = open_bundle(bundle_path)
     sign_bundle(opened, key)
     before = fingerprint_of(opened)
-    report = {**_identify(opened), "signed_by": PublicKey.of(key).fingerprint, "replaced": before}
+    report = {**_identify(opened), "signed_by": fingerprint(key.public_key()), "replaced": before}
     replaced = "nothing, it was not signed" if before is None else f"the signature by key {before}"
     print_report(report, as_json, f"{bundle_path} is signed", facts_of(report, replaced=replaced))
 
@@ -189,7 +188,7 @@ def trust(key_path: Path | None, name: str | None, folder: Path, as_json: bool) 
             raise click.UsageError("--name needs the key's file: name KEY.pub too")
         listed = trusted_keys(folder)
         report = {"keys": [_to_report(each) for each in listed]}
-        facts = {each.name: each.key.fingerprint for each in listed}
+        facts = {each.name: fingerprint(each.key) for each in listed}
         print_report(report, as_json, f"{len(listed)} trusted in {folder}", facts)
         return
     key = read_public_key(key_path)
@@ -197,5 +196,5 @@ def trust(key_path: Path | None, name: str | None, folder: Path, as_json: bool) 
     print_report(_to_report(taken), as_json, f"{key_path} is trusted", _to_report(taken))
 
 
-def _to_report(trusted: StoredKey[PublicKey]) -> dict[str, str]:
-    return {"name": trusted.name, "fingerprint": trusted.key.fingerprint, "file": str(trusted.path)}
+def _to_report(trusted: StoredKey["Ed25519PublicKey"]) -> dict[str, str]:
+    return {"name": trusted.name, "fingerprint": fingerprint(trusted.key), "file": str(trusted.path)}

@@ -16,6 +16,7 @@ from heatline.edge.bundle.manifest import (
     describe_missed,
 )
 from heatline.edge.bundle.plausibility import ranges
+from heatline.edge.bundle.signature import fingerprint
 from heatline.edge.calibration.statistics import CONFIDENCE, interval
 from heatline.edge.inference.engine import GRAPHS
 from heatline.edge.util.text import describe_range, format_count
@@ -23,7 +24,7 @@ from heatline.edge.util.text import describe_range, format_count
 
 def fingerprint_of(bundle: Bundle) -> str | None:
     """Return the fingerprint of the key that signed a bundle."""
-    return None if bundle.signed_by is None else bundle.signed_by.fingerprint
+    return None if bundle.signed_by is None else fingerprint(bundle.signed_by)
 
 
 def bundle_facts(bundle: Bundle) -> dict[str, str]:

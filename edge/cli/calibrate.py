@@ -35,7 +35,7 @@ from heatline.edge.calibration.recalibration import (
     without_poses,
     write_recalibrated,
 )
-from heatline.edge.calibration.thresholds import GoodFrame, count_rejected, describe_support
+from heatline.edge.calibration.thresholds import GoodFrame, describe_support
 from heatline.edge.calibration.thresholds import calibrate as calibrate_by_share
 from heatline.edge.cli.bundle_formatting import (
     calibration_facts,
@@ -247,7 +247,7 @@ def thresholds(
         plausible_by_camera=kept.plausible_by_camera,
         reference=reference,
     )
-    rejected = count_rejected(frames, before.score_threshold)
+    rejected = sum(frame.highest_logit >= before.score_threshold for frame in frames)
     warnings += [few] if (few := describe_support(calibration)) is not None else []
     by_score = sorted(zip(pictures.files, frames, strict=True), key=lambda one: -one[1].highest_logit)[:NAMED]
     hottest = [{"file": str(file), "highest_logit": frame.highest_logit} for file, frame in by_score]
@@ -457,7 +457,10 @@ def _learn(
             "check them, as similar frames get a verdict now"
         )
     reference = fit_reference(
-        samples, [frame.highest_logit for frame in frames], [frame.median_evidence for frame in frames]
+        samples,
+        appearances[0].frame_hw,
+        [frame.highest_logit for frame in frames],
+        [frame.median_evidence for frame in frames],
     )
     if reference is None:
         few = f"{format_count(len(frames), 'frame')} {is_are(len(frames))} too few to warn of drift by"

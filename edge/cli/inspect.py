@@ -46,7 +46,7 @@ def inspect(
                 lines.write(msgspec.json.encode(event) + b"\n")
                 lines.flush()
                 unjudged += result.verdict == "NO_VERDICT"
-                if result.has_overlay:
+                if result.judgement is not None or event.foreign_areas:
                     name = f"{event.frame_id:05d}_{Path(str(event.source)).stem}.png"
                     with replacing(out / name) as new:
                         new.write_bytes(png(result.overlay()))

@@ -81,10 +81,6 @@ class MqttConfig(_BridgeConfig, frozen=True, kw_only=True):
     def has_tls(self) -> bool:
         return self.broker.startswith("mqtts:")
 
-    @property
-    def host_port(self) -> tuple[str, int]:
-        return _host_port(re.sub("^mqtts?://", "", self.broker))
-
 
 class ModbusConfig(_BridgeConfig, frozen=True, kw_only=True):
     """The Modbus bridge: its address, who may connect, and how integers are given."""
@@ -134,10 +130,6 @@ class OpcuaConfig(_BridgeConfig, frozen=True, kw_only=True):
     """Whether clients of this machine may read without a certificate. Refused if other machines can reach
     `listen`."""
 
-    @property
-    def host_port(self) -> tuple[str, int]:
-        return _host_port(self.listen)
-
 
 def check_mqtt(mqtt: MqttConfig) -> None:
     """Raise a ConfigError if others could read the messages."""
@@ -166,6 +158,7 @@ def check_opcua(opcua: OpcuaConfig) -> None:
         )
 
 
-def _host_port(place: str) -> tuple[str, int]:
-    host, _, port = place.rpartition(":")
+def host_port(address: str) -> tuple[str, int]:
+    """Return host and port of a broker or of `HOST:PORT`."""
+    host, _, port = re.sub("^mqtts?://", "", address).rpartition(":")
     return host.removeprefix("[").removesuffix("]"), int(port)

@@ -55,7 +55,7 @@ def name_of(event: VerdictEvent) -> str:
 
 def count_collected(folder: Path) -> Collected:
     """Count the pictures of a folder, which need not exist; an InputError if it cannot be read."""
-    counts, times = dict.fromkeys(NAMES, 0), list[str]()
+    counts, times = dict.fromkeys(NAMES, 0), list[str]()  # of good pictures
     found: dict[Label, set[str]] = {label: set() for label in NAMES}
     days: dict[str, dict[Label, int]] = {}
     for path, label, *_ in LabelFolder(folder).pictures().values() if folder.is_dir() else ():
@@ -67,17 +67,7 @@ def count_collected(folder: Path) -> Collected:
             days.setdefault(f"{time[:4]}-{time[4:6]}-{time[6:8]}", dict.fromkeys(NAMES, 0))[label] += 1
             times += [time] if label == "good" else []
     parts = {label: len(each) for label, each in found.items()}
-    return Collected(
-        folder=str(folder),
-        labels=counts,
-        parts=parts,
-        days=dict(sorted(days.items(), reverse=True)),
-        missing=_missing(counts, parts, sorted(times)),
-    )
-
-
-def _missing(counts: dict[Label, int], parts: dict[Label, int], times: list[str]) -> list[str]:
-    """Say what a training lacks; `times` says when good pictures were captured, in order."""
+    times.sort()
     missing = []
     if (lacking := ENOUGH_GOOD - parts["good"]) > 0:
         ends = [datetime.strptime(time, TIME) for time in (*times[:1], *times[-1:])]
@@ -87,4 +77,10 @@ def _missing(counts: dict[Label, int], parts: dict[Label, int], times: list[str]
         missing.append(f"{format_count(lacking, 'more defective part')}, of every kind of defect")
     if counts["unlabelled"]:
         missing.append(f"a label for {format_count(counts['unlabelled'], 'picture')}")
-    return missing
+    return Collected(
+        folder=str(folder),
+        labels=counts,
+        parts=parts,
+        days=dict(sorted(days.items(), reverse=True)),
+        missing=missing,
+    )

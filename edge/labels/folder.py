@@ -139,7 +139,7 @@ class LabelFolder:
             twin = after if after != before.path and after.exists() else before.twin
             if twin is not None:
                 raise InputError(f"{before.path} and {twin} have one name, and none is replaced; rename one of them")
-            file, aside = self._places_file(below), self._aside(below)
+            file, aside = self._places_files(below)
             if areas is not None:
                 to = file if before.label == "defective" or file.exists() else aside
                 write_places(to, areas, before.path, after)
@@ -161,17 +161,15 @@ class LabelFolder:
 
     def places_of(self, picture: Labelled) -> tuple[object, list[dict[str, Any]]]:
         """Return the places of a picture's defects, see `read_places`."""
-        return read_places(self._places_file(self._below(picture.path)))
+        return read_places(self._places_files(self._below(picture.path))[0])
 
-    def _places_file(self, below: Path) -> Path:
-        """Return the LabelMe file of a picture, which need not exist."""
-        return self._places / below.with_suffix(".json")
-
-    def _aside(self, below: Path) -> Path:
-        return self._places_file(below.with_name(f".{below.name}"))
+    def _places_files(self, below: Path) -> tuple[Path, Path]:
+        """Return the LabelMe file of a picture, and the one that is set aside; neither need exist."""
+        file = self._places / below.with_suffix(".json")
+        return file, file.with_name(f".{file.name}")
 
     def _bring_back(self, below: Path) -> None:
-        file, aside = self._places_file(below), self._aside(below)
+        file, aside = self._places_files(below)
         if aside.exists() and not file.exists():
             aside.replace(file)
 

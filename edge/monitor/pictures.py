@@ -27,7 +27,7 @@ from heatline.edge.errors import DeliveryError
 from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.util.channel import Channel, Message, ReleaseSlot, RingReader
-from heatline.edge.util.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
+from heatline.edge.util.systemd import LINES, RUNTIME_FOLDERS, service_folder
 from heatline.edge.wire.events import (
     CollectState,
     EvidenceState,
@@ -263,7 +263,7 @@ def _connect(path: Path) -> Channel[ToLine, PictureReady]:
 
 def picture_socket(line: Path) -> Path:
     """Return the socket of the line that a file configures: in the service's runtime folder, or in one of the user."""
-    service = runtime_folder()
+    service = service_folder("RUNTIME")
     if service is None and line.absolute().parent == LINES and (RUNTIME_FOLDERS / line.stem).is_dir():
         service = RUNTIME_FOLDERS / line.stem
     if service is not None:

@@ -27,7 +27,7 @@ from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.util.extras import require_extra
 from heatline.edge.util.process import NamedThread, yield_processor
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.util.systemd import state_folder
+from heatline.edge.util.systemd import service_folder
 from heatline.edge.util.text import utf8_safe
 from heatline.edge.wire.events import CollectState
 
@@ -129,7 +129,7 @@ def _recorder(file: Path, config: LineConfig) -> Recorder:
     store, evidence = evidence_folder(file, config), config.evidence
     assert evidence is not None  # or it has no folder
     client = PictureClient(picture_socket(file), slots=MOST_SLOTS, good_every=evidence.good_every, collected="not")
-    journal = config.journal.folder_in(state_folder())
+    journal = config.journal.folder_in(service_folder("STATE"))
     limits = Limits(keep_s=evidence.retain_days * 86400, keep_bytes=evidence.retain_mib << 20)
     return Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), limits), journal)
 

@@ -120,8 +120,10 @@ class Aligner:
         if sure and near and abs(pose.degrees) <= _MOST_DEGREES:
             return None
         if sure and not near:
-            shift = f"{pose.x_px:.0f} px right and {pose.y_px:.0f} px down"
-            reason = f"the frame is shifted by {shift}, at most {most_px:.0f} fit: check its mount and trigger"
+            reason = (
+                f"the frame is shifted by {pose.x_px:.0f} px right and {pose.y_px:.0f} px down, at most {most_px:.0f} "
+                "fit: check its mount and trigger"
+            )
         elif sure:
             reason = f"the frame is turned by {pose.degrees:.2f} degrees, at most {_MOST_DEGREES} fit: check its mount"
         elif len(self._anchors) < _LEAST_CONFIDENCE * _LEAST_ANCHORS:

@@ -20,7 +20,7 @@ from msgspec.structs import asdict
 
 from heatline.edge.bundle import Bundle, VerifiedEngine, open_bundle, open_verified_engine
 from heatline.edge.bundle.plausibility import Plausibility
-from heatline.edge.bundle.signature import describe_signer, require_trusted, signer_of
+from heatline.edge.bundle.signature import describe_signer, signer_of
 from heatline.edge.bundle.store import open_screening
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.cameras.supervisor import SupervisedCamera
@@ -45,7 +45,7 @@ from heatline.edge.service.events import bundle_name
 from heatline.edge.service.line import Line
 from heatline.edge.util.files import replacing, sync_folder
 from heatline.edge.util.process import NamedThread
-from heatline.edge.util.systemd import cache_folder, notify, notify_reloading
+from heatline.edge.util.systemd import notify, service_folder
 from heatline.edge.util.text import utf8_safe
 from heatline.edge.wire import commands
 from heatline.edge.wire.events import Change
@@ -96,10 +96,8 @@ def prepare(
         return PreparedSetup(config, Collecting(config.product, config.acting))
     bundle = open_bundle(config.bundle)
     # Before any engine reads a graph: a hostile graph could do much damage.
-    if config.allow_unsigned:
-        signed_by = signer_of(bundle.signed_by, config.trusted_keys)
-    else:
-        signed_by = require_trusted(bundle.signed_by, config.trusted_keys, bundle.path)
+    required = not config.allow_unsigned
+    signed_by = signer_of(bundle.path, bundle.signed_by, config.trusted_keys, required=required)
     references = product_references(bundle, [camera.name for camera in config.cameras])
     overlap, tile = config.tiles.overlap_px, bundle.manifest.grid.tile_px
     if overlap is not None and overlap >= tile:
@@ -109,7 +107,7 @@ def prepare(
         verified = former.verified
     else:
         # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
-        cache = cache_folder() if active is None else None
+        cache = service_folder("CACHE") if active is None else None
         verified = open_verified_engine(
             bundle,
             config.engine.kind,
@@ -363,7 +361,7 @@ class Changeover:
                 work()
 
     def _reload(self, by: str | None) -> None:
-        notify_reloading()
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")  # READY=1 ends it
         try:
             config = load_config(self._path)
             require_exchangeable(self._config, config)

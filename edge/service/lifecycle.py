@@ -38,7 +38,7 @@ from heatline.edge.service.line import (
 )
 from heatline.edge.service.sidecar import Shadow, Sidecar
 from heatline.edge.service.status import StatusMonitor
-from heatline.edge.util.systemd import notify, notify_starting, publish_address, state_folder
+from heatline.edge.util.systemd import notify, notify_starting, publish_address, service_folder
 from heatline.edge.util.text import utf8_safe
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class Service:
 
     def __init__(self, path: Path, config: LineConfig) -> None:
         self._path, self._config = path, config
-        self._state_folder = state_folder(otherwise=config.journal.folder)
+        self._state_folder = service_folder("STATE") or config.journal.folder
         # Plain attributes: a threading.Event set by a signal handler deadlocks if the main thread holds its lock.
         self._stopping = False
         self._reload_wanted = False

@@ -59,14 +59,12 @@ class Table:
     lines: Sequence[Line]
     notes: Sequence[str] = ()
     warning: str = ""
-    """Printed in bold before the notes."""
-    is_compared: bool = True
-    """Whether best values are printed in bold."""
+    """Printed in bold before the notes, in place of the best values."""
 
     def is_best(self, line: Line, at: int) -> bool:
         """Whether a cell has the best value among our rows; if all values are equal, no cell has."""
         better, value = self.columns[at].better, line.cells[at].value
-        if better is None or value is None or line.is_published or not self.is_compared:
+        if better is None or value is None or line.is_published or self.warning:
             return False
         found = [each.cells[at].value for each in self.lines if not each.is_published]
         values = [value for value in found if value is not None]

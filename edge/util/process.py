@@ -21,15 +21,15 @@ def raise_limits() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
-_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
-
-
 def processor() -> str:
     """Return the processor's name with family, model and stepping, as the name may be vague in a virtual machine."""
     lines = (line.partition(":") for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines())
     fields = {name.strip(): value.strip() for name, colon, value in lines if colon}
     name = fields.get("model name") or platform.processor() or platform.machine()
-    return ", ".join([name, *(f"{label} {fields[key]}" for label, key in _NUMBERS.items() if key in fields)])
+    numbers = [
+        f"{key.removeprefix('cpu ')} {fields[key]}" for key in ("cpu family", "model", "stepping") if key in fields
+    ]
+    return ", ".join([name, *numbers])
 
 
 def cores() -> int:

@@ -1,7 +1,6 @@
 """A choice of few among many: evenly spread indices, parts of whole groups, and k-means."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,14 +35,8 @@ def k_means(points: Floats, count: int, seed: int) -> Floats:
     """Return k-means centres [count, c] of points [n, c], by Lloyd's algorithm; at most n centres."""
     centres = points[np.random.default_rng(seed).permutation(len(points))[:count]]
     for _ in range(15):
-        nearest = squared_distances(points, centres).argmin(axis=1)
+        nearest = ((centres**2).sum(axis=1) - 2 * points @ centres.T).argmin(axis=1)
         is_of = (nearest == np.arange(len(centres))[:, None]).astype(np.float32)
         size = is_of.sum(axis=1, keepdims=True)
         centres = np.where(size > 0, is_of @ points / np.maximum(size, 1), centres)
     return centres
-
-
-def squared_distances(points: NDArray[np.floating[Any]], centres: Floats) -> Floats:
-    """Return squared Euclidean distances [n, m] of points [n, c] to centres [m, c]; rounding may make them negative."""
-    square = (points**2).sum(axis=1)[:, None] - 2 * points @ centres.T + (centres**2).sum(axis=1)
-    return np.asarray(square, np.float32)

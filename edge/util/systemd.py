@@ -4,8 +4,8 @@ import contextlib
 import logging
 import os
 import socket
-import time
 from pathlib import Path
+from typing import Literal
 
 logger = logging.getLogger(__name__)
 
@@ -43,36 +43,22 @@ def notify_starting(step: str) -> None:
     notify(f"STATUS=NOT_READY: {step}")
 
 
-def notify_reloading() -> None:
-    """Notify systemd that a reload begins; `READY=1` ends it."""
-    notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
-
-
-def state_folder(otherwise: Path | None = None) -> Path | None:
-    """Return the service's state folder (StateDirectory=), or `otherwise` if systemd names none."""
-    return _first_folder("STATE_DIRECTORY") or otherwise
+def service_folder(kind: Literal["STATE", "CACHE", "RUNTIME"]) -> Path | None:
+    """Return the service's folder of a kind (StateDirectory= and so on); None: systemd names none."""
+    named = os.environ.get(f"{kind}_DIRECTORY", "").split(":")[0]
+    return Path(named) if named else None
 
 
 def state_folder_of(line: Path) -> Path | None:
     """Return the state folder of the line of a file, for its service and for others; None: no service runs it."""
-    return state_folder(otherwise=STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None)
-
-
-def cache_folder() -> Path | None:
-    """Return the service's cache folder (CacheDirectory=); None if there is none."""
-    return _first_folder("CACHE_DIRECTORY")
-
-
-def runtime_folder() -> Path | None:
-    """Return the service's runtime folder (RuntimeDirectory=); None if there is none."""
-    return _first_folder("RUNTIME_DIRECTORY")
+    return service_folder("STATE") or (STATE_FOLDERS / line.stem if line.absolute().parent == LINES else None)
 
 
 def publish_address(address: str) -> None:
     """Write the address of the line's events to the service's runtime folder, if systemd made one. Commands that name
     the line find it there, even if the line's file has changed since.
     """
-    folder = runtime_folder()
+    folder = service_folder("RUNTIME")
     if folder is not None:
         with contextlib.suppress(OSError):  # commands then read it from the line's file
             (folder / ADDRESS_FILE).write_text(address, encoding="utf-8")
@@ -84,8 +70,3 @@ def published_address(line: str) -> str | None:
         return (RUNTIME_FOLDERS / line / ADDRESS_FILE).read_text(encoding="utf-8") or None
     except (OSError, UnicodeDecodeError):
         return None
-
-
-def _first_folder(variable: str) -> Path | None:
-    named = os.environ.get(variable, "").split(":")[0]
-    return Path(named) if named else None

@@ -23,9 +23,9 @@ from heatline.edge.drift import (
     DriftMonitor,
     DriftSetup,
     ExpectedRange,
-    PictureSample,
     expected_range,
     fit_reference,
+    measure_picture,
     references_of,
     saturation_of,
 )
@@ -59,8 +59,8 @@ def noisy(picture: Picture, seed: int, gain: float = 1.0) -> Picture:
     return np.clip(picture * gain + noise, 0, 255).astype(np.uint8)
 
 
-def samples(pictures: Sequence[Picture]) -> list[PictureSample]:
-    return [PictureSample.of(picture) for picture in pictures]
+def samples(pictures: Sequence[Picture]) -> list[dict[Measure, float]]:
+    return [measure_picture(picture) for picture in pictures]
 
 
 def test_saturation_is_the_share_of_colour_and_does_not_depend_on_the_light() -> None:
@@ -73,16 +73,16 @@ def test_saturation_is_the_share_of_colour_and_does_not_depend_on_the_light() ->
 
 def test_a_reference_has_the_quantiles_of_its_frames_if_these_are_enough() -> None:
     pictures = [noisy(board(), seed, 1 + 0.01 * seed) for seed in range(12)]
-    reference = fit_reference(samples(pictures), [], [])
+    reference = fit_reference(samples(pictures), HW, [], [])
     for name in ("brightness", "sharpness"):
         values = [getattr(ImageStatistics.of(each), name) for each in pictures]
         cuts = statistics.quantiles(values, n=20, method="inclusive")
         expected = [min(values), cuts[0], statistics.median(values), cuts[-1], max(values)]
         assert reference.measures[name] == pytest.approx(expected)
     assert (reference.frame_hw, reference.frames) == (None, 12)
-    grey = fit_reference(samples([each[..., :1].repeat(3, axis=2) for each in pictures[:10]]), [], [])
+    grey = fit_reference(samples([each[..., :1].repeat(3, axis=2) for each in pictures[:10]]), HW, [], [])
     assert grey.unwatched["saturation"] == "the pictures are grey"
-    assert fit_reference(samples(pictures[:9]), [], []) is None
+    assert fit_reference(samples(pictures[:9]), HW, [], []) is None
 
 
 @pytest.mark.parametrize(
@@ -96,7 +96,7 @@ def test_a_reference_has_the_quantiles_of_its_frames_if_these_are_enough() -> No
 )
 def test_a_pose_is_watched_up_to_half_of_what_is_accepted(at_px: float | None, low: float, high: float) -> None:
     pose = None if at_px is None else Pose(at_px, -1.0, 0.25, 0.9, 0.1)
-    reference = fit_reference([PictureSample.of(board(), pose)] * 12, [], [])
+    reference = fit_reference([measure_picture(board(), pose)] * 12, board().shape[:2], [], [])
     watched = CameraReference(reference, farthest={"shift_x": 40.0, "shift_y": 40.0, "turn": 1.5})
     ranges = watched.expected()
     assert ranges["shift_x"] == pytest.approx((low, at_px if pose and at_px != 30 else 0, high))
@@ -164,7 +164,7 @@ def own(tmp_path: Path, openvino: Engine) -> Bundle:
     calibration = msgspec.structs.replace(
         now.calibration,
         score_threshold=max(scores) + 8,
-        reference=fit_reference(samples(CALIBRATION), scores, evidence),
+        reference=fit_reference(samples(CALIBRATION), (230, 300), scores, evidence),
         plausible=fit_plausibility(appearances).plausible,
     )
     return write_bundle(tmp_path / "own.bundle", msgspec.structs.replace(now, calibration=calibration), contents_of())

@@ -8,7 +8,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
-from operator import attrgetter
+from operator import attrgetter, methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ SIGNING = Kind(
     signing.make_key,
     signing.read_private_key,
     signing.read_public_key,
-    signing.PublicKey.of,
+    methodcaller("public_key"),
     BundleError,
     "holds no ed25519 private key in PEM without a password",
     "holds no ed25519 public key",

@@ -21,7 +21,7 @@ from heatline.edge.inference import open_engine
 from heatline.edge.inference.engine import OPENVINO_GRAPH, OPENVINO_WEIGHTS, weights_of
 from heatline.edge.inspection.inspector import Inspector, one_ahead
 from heatline.edge.inspection.screening import TRIED_EVERY, ScreeningStage
-from heatline.edge.wire.events import DriftEvent, StatusEvent
+from heatline.edge.wire.events import DriftEvent, StatusEvent, VerdictEvent
 from tests.edge.lines import running, write_line, write_pictures
 from tests.small_bundle import CELLS, TILE, answer, contents_of, golden_tiles, manifest
 
@@ -179,8 +179,8 @@ def test_a_line_counts_cleared_tiles_and_reports_a_defect_that_the_stage_calls_g
         assert of_all.audited >= 8 * of_all.disagreed >= 8
         path.write_text(path.read_text() + "\n[engine]\nscreening = false\n")
         assert run.reload().applied
-        assert run.until_inspected().screened is None
+        run.until(lambda event: isinstance(event, VerdictEvent) and event.screened is None)
         path.write_text(path.read_text().replace("screening = false", "") + f"\n[thresholds]\nscore = {SCORE - 0.5}\n")
         assert run.reload().applied
-        assert run.until_inspected().screened is None
+        run.until(lambda event: isinstance(event, VerdictEvent) and event.screened is None)
         assert "every tile runs in full: the score threshold is -1.50" in run.process.log()

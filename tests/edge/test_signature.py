@@ -16,7 +16,7 @@ from heatline.edge.bundle import Bundle, open_bundle, sign_bundle
 from heatline.edge.bundle.signature import (
     DOMAIN,
     SIGNATURE,
-    PublicKey,
+    fingerprint,
     make_key,
     read_private_key,
     signer_of,
@@ -60,7 +60,7 @@ def signed(original: Bundle, tmp_path: Path) -> Bundle:
 @pytest.fixture
 def trusted(tmp_path: Path, private: Ed25519PrivateKey) -> Path:
     """A folder that trusts the signer."""
-    trust_key(PublicKey.of(private), "maker", tmp_path / "keys")
+    trust_key(private.public_key(), "maker", tmp_path / "keys")
     return tmp_path / "keys"
 
 
@@ -69,13 +69,13 @@ def test_a_signed_bundle_states_its_key_and_an_unsigned_one_states_none(
 ) -> None:
     opened = open_bundle(original.path)
     assert opened == original
-    assert opened.signed_by == PublicKey.of(private)
+    assert opened.signed_by == private.public_key()
     assert SIGNATURE not in opened.manifest.files
     made = json.loads((original.path / SIGNATURE).read_text())
     assert set(made) == {"algorithm", "key", "signature"}
-    assert PublicKey.of(private).verifies(bytes.fromhex(made["signature"]), DOMAIN + bytes.fromhex(original.digest))
+    private.public_key().verify(bytes.fromhex(made["signature"]), DOMAIN + bytes.fromhex(original.digest))
     assert open_bundle(bundle.path).signed_by is None
-    assert signer_of(bundle.signed_by, tmp_path) is None
+    assert signer_of(bundle.path, bundle.signed_by, tmp_path) is None
 
 
 @given(data=st.data())
@@ -99,7 +99,7 @@ def line_of(folder: Path, bundle: Path, address: str, trust: str) -> Path:
 def test_a_line_accepts_bundles_of_trusted_keys_or_unsigned_ones_if_allowed(
     tmp_path: Path, bundle: Bundle, signed: Bundle, private: Ed25519PrivateKey, trusted: Path, address: str
 ) -> None:
-    key, allowing = PublicKey.of(private).fingerprint, 'allow_unsigned = true\ntrusted_keys = "none"'
+    key, allowing = fingerprint(private.public_key()), 'allow_unsigned = true\ntrusted_keys = "none"'
     for path, trust, people in (
         (bundle.path, allowing, "nobody"),
         (signed.path, allowing, f"nobody who is trusted here, key {key}"),

@@ -205,8 +205,8 @@ def test_a_bundle_carries_the_reference_of_its_product_and_the_differences_of_go
         _, samples = fit_product(images, Grid(tile_px=TILE), engine, reference)
     for came, expected in zip(found, answers, strict=True):
         np.testing.assert_allclose(came, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
-    assert [image.path.stem for image, one in zip(images, samples, strict=True) if "turn" not in one.values] == ["c_1"]
-    drift = fit_reference(samples, [], [])
+    assert [image.path.stem for image, one in zip(images, samples, strict=True) if "turn" not in one] == ["c_1"]
+    drift = fit_reference(samples, reference.frame_hw, [], [])
     assert {"turn", "match", "shift_x", "shift_y"} <= drift.measures.keys()
 
 

@@ -6,13 +6,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from heatline.edge.calibration.statistics import FEWEST_GROUPS
 from heatline.edge.errors import InputError
 from heatline.edge.images import digest_picture
 from heatline.edge.picture_folders import find_layout
 from heatline.edge.util.text import format_count, is_are, utf8_safe
 from heatline.train.evaluation.evaluated import EvaluatedModel, open_model
-from heatline.train.evaluation.figures import Figures, Weights, compute_figures, compute_intervals
+from heatline.train.evaluation.figures import FEWEST_GROUPS, Figures, Weights, compute_figures, compute_intervals
 from heatline.train.evaluation.gallery import FrameGallery
 from heatline.train.evaluation.observe import observe
 from heatline.train.evaluation.result import (

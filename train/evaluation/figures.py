@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from heatline.edge.calibration.statistics import ENDS, FEWEST_GROUPS, FEWEST_KNOWN, RESAMPLES, SEED, describe_basis
 from heatline.train.evaluation.scoring import GATE_LOGIT, pixel_rates
 from heatline.train.metrics import auroc, average_precision
 
@@ -15,6 +14,8 @@ Figures = dict[str, int | float | None]
 """By dotted name, as `frame.escape_rate`: counts are int, rates float, None is not known (docs/evaluation.md)."""
 Columns = NDArray[np.void]
 """One row per tile of all placed frames, of `tile_type`, or per frame, of `FRAME`."""
+
+FEWEST_GROUPS, RESAMPLES = 10, 1000
 
 FRAME = np.dtype(
     [
@@ -124,7 +125,10 @@ def _mean(values: NDArray[np.generic], weight: Weights, of: NDArray[np.generic] 
 def compute_intervals(figures: Callable[[Weights], Figures], groups: int) -> tuple[dict[str, tuple[float, float]], str]:
     """Return 95 % intervals of all rates, by name, and a description of their basis.
 
-    A figure that is equal in all resamples gets none: with 0 of 4 frames rejected, the rate is not certain to be 0.
+    The bootstrap draws whole groups, with replacement (Efron & Tibshirani 1993, percentile intervals), as pictures of
+    one group show the same thing; with few groups an interval is not reliable, and none is given. A figure that is
+    equal in all resamples gets none: with 0 of 4 frames rejected, the rate is not certain to be 0. Nor does one that
+    many resamples lack, because they lack a class.
 
     Args:
         figures: returns the figures for weights [groups].
@@ -133,14 +137,17 @@ def compute_intervals(figures: Callable[[Weights], Figures], groups: int) -> tup
     if groups == 0:
         return {}, "no intervals: the pictures have no groups, and only whole groups are independent"
     if groups < FEWEST_GROUPS:
-        return {}, describe_basis(groups)
+        return {}, f"no intervals: a bootstrap needs at least {FEWEST_GROUPS} groups, and there are {groups}"
     drawn: dict[str, list[float]] = {}
     # The seed is fixed, so that the same pictures have the same intervals.
-    for weights in np.random.default_rng(SEED).multinomial(groups, np.full(groups, 1 / groups), RESAMPLES):
+    for weights in np.random.default_rng(0).multinomial(groups, np.full(groups, 1 / groups), RESAMPLES):
         for name, value in figures(weights.astype(np.float64)).items():
             if isinstance(value, float):
                 drawn.setdefault(name, []).append(value)
     ends = {
-        name: tuple(np.quantile(values, ENDS).tolist()) for name, values in drawn.items() if len(values) >= FEWEST_KNOWN
+        name: tuple(np.quantile(values, (0.025, 0.975)).tolist())
+        for name, values in drawn.items()
+        if len(values) >= 0.95 * RESAMPLES
     }
-    return {name: (low, high) for name, (low, high) in ends.items() if low < high}, describe_basis(groups)
+    basis = f"95 % intervals by a bootstrap over {groups} groups, {RESAMPLES} resamples, percentiles"
+    return {name: (low, high) for name, (low, high) in ends.items() if low < high}, basis

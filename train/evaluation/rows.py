@@ -160,7 +160,7 @@ def figure_tables(pictures: PictureSet) -> list[Table]:
 def _compared(title: str, pictures: PictureSet, names: Sequence[str], notes: Sequence[str] = ()) -> Table:
     columns = [Column("name", is_text=True), *(Column(name, FIGURES[name][0]) for name in names)]
     lines = [Line([Cell(row.label), *(_cell(row, name) for name in names)]) for row in pictures.rows]
-    return Table(title, columns, lines, notes, pictures.mismatch, is_compared=not pictures.mismatch).known()
+    return Table(title, columns, lines, notes, pictures.mismatch).known()
 
 
 def _cell(row: Row, column: str) -> Cell:

@@ -139,7 +139,7 @@ def maps(pictures: PictureSet) -> Table:
         "Rows fmin, fmean and fmax of a ViT's run discard nothing: the study does not state the ratio of its tables.",
         *describe_intervals(pictures.rows),
     ]
-    return Table(MAPS, columns, lines, notes, pictures.mismatch, is_compared=not pictures.mismatch)
+    return Table(MAPS, columns, lines, notes, pictures.mismatch)
 
 
 def _published(mine: MapRow, pictures: PictureSet) -> list[tuple[str, str, dict[str, float]]]:

@@ -18,7 +18,7 @@ from heatline.edge.config.bridges import OpcuaConfig
 from heatline.edge.errors import CommandRefusedError, EventsLostError, MessageError
 from heatline.edge.target import KeyFiles, file_of
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.util.systemd import state_folder
+from heatline.edge.util.systemd import service_folder
 from heatline.edge.util.text import on_one_line
 from heatline.edge.wire.commands import Selected
 from heatline.edge.wire.events import JournalEvent
@@ -130,7 +130,7 @@ class Bridge:
     def __init__(self, name: str, key_files: KeyFiles) -> None:
         self._line = line = Line(name, "opcua", key_files)
         self._config: OpcuaConfig = line.table
-        folder = self._config.folder or state_folder() or file_of(name).absolute().parent / "opcua"
+        folder = self._config.folder or service_folder("STATE") or file_of(name).absolute().parent / "opcua"
         self._certificates = Certificates(folder, line.name, self._config)
         self._server = BridgeServer(f"heatline {line.name}", self._certificates, self._config)
         self._space = AddressSpace(self._server, line.places)

@@ -34,7 +34,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from heatline.edge import __version__
-from heatline.edge.config.bridges import OpcuaConfig
+from heatline.edge.config.bridges import OpcuaConfig, host_port
 from heatline.edge.errors import AccessError, DeliveryError
 from heatline.edge.keys import KeyStore, read_private, write_new
 from heatline.edge.util.files import writing
@@ -82,7 +82,7 @@ class Certificates(UserManager):
                 each.mkdir(parents=True, exist_ok=True)
         self.key_path, self.certificate_path = folder / "server.key", folder / "server.der"
         if not self.key_path.exists() and not self.certificate_path.exists():
-            self._make(line, config.host_port[0])
+            self._make(line, host_port(config.listen)[0])
         self.key, self.certificate = self._read()
 
     def role_of(self, fingerprint: str | None) -> Role | None:
@@ -214,7 +214,7 @@ class BridgeServer(Server):
     def __init__(self, name: str, certificates: Certificates, config: OpcuaConfig) -> None:
         super().__init__(_OneConnectionSessions(certificates))
         self._certificates, self._listen = certificates, config.listen
-        host, port = config.host_port
+        host, port = host_port(config.listen)
         self.socket_address = "" if host == "*" else host, port
         self.set_endpoint(f"opc.tcp://{f'[{host}]' if ':' in host else '0.0.0.0' if host == '*' else host}:{port}")
         policies = [ua.SecurityPolicyType.Basic256Sha256_SignAndEncrypt]
