@@ -18,8 +18,16 @@ from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
 from tests import needs
+from tests.ray_head import ray_head
 from tests.small_bundle import small_bundle
-from tests.train.trained import blobs, tiny, tiny_trunk, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
+from tests.train.trained import (  # noqa: F401 (fixtures for all tests)
+    blobs,
+    tiny,
+    tiny_trunk,
+    trained,
+    trained_bundle,
+    trained_run,
+)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
 
@@ -60,6 +68,13 @@ def runtime_folder() -> Iterator[None]:
     with tempfile.TemporaryDirectory(prefix="heatline-run-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", folder)
         yield
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a Ray with two processors, below this process, which takes seconds to start."""
+    with ray_head() as address:
+        yield address
 
 
 @pytest.fixture
@@ -127,8 +142,10 @@ TOGETHER = {
         "tests/train/test_evaluation_run.py", "tests/train/test_models.py",
     ),
     "installing": ("tests/systemd/test_boot.py", "tests/systemd/test_install.py"),
+    "on a cluster": ("tests/train/test_products.py", "tests/archive/test_archive_cluster.py"),
 }  # fmt: skip
-"""Files that one process runs: imports for an export take some seconds per process, an installation takes more."""
+"""Files that one process runs: imports for an export take some seconds per process, an installation takes more, and so
+does Ray."""
 LONGEST = ("tests/systemd/", TOGETHER["exporting"], "tests/train/", "tests/archive/", "tests/edge/test_bridges.py")
 
 

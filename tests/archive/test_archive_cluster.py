@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ray.cluster_utils import Cluster
 
 from heatline.archive import run
 from heatline.edge.bundle import Bundle
@@ -22,7 +21,6 @@ from tests.archive.archives import DEADLY, Table, inspected_here, parts_in, plan
 from tests.command import HEATLINE, complaint, heatline, process_env
 from tests.edge.lines import tree
 from tests.edge.secured import free_port, until
-from tests.ray_head import ray_head
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the logs of Ray's processes
 WITHIN_SECONDS = 120.0
@@ -39,13 +37,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(tmp_path_factory: pytest.TempPathFactory, source: Path, bundle: Bundle) -> Table:
     """The table of a run without faults, and without Ray."""
     return inspected_here([bundle], source, tmp_path_factory.mktemp("dest") / "whole", PART)
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """A Ray with two processors, below this process."""
-    with ray_head() as address:
-        yield address
 
 
 @contextlib.contextmanager
@@ -108,7 +99,7 @@ def kill_in_the_middle(command: subprocess.Popen[str], dest: Path) -> Path:
 
 
 def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
-    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, head: str
+    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: str
 ) -> None:
     plan_of(source, tmp_path, PART)
     with local_run(bundle, source, tmp_path) as driver:
@@ -122,7 +113,7 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
 
     command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--json"
     with once(lambda: len(parts_in(tmp_path)) > there, kill_one):
-        result = heatline(*command, "--address", head)
+        result = heatline(*command, "--address", cluster)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert (found["pictures"], found["inspected"]) == (PICTURES, PICTURES - PART * there)
@@ -139,7 +130,7 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
 
 @pytest.mark.long
 def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
-    tmp_path: Path, bundle: Bundle, head: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Bundle, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_archive(tmp_path / "source", 8)
     deadly = source / "left" / "0002.png"
@@ -147,7 +138,7 @@ def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
     deadly.write_bytes(DEADLY)
     plan_of(source, tmp_path / "dest")
     monkeypatch.setattr(run, "inspect_part", archives.inspect_part_and_die)
-    command = "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", head
+    command = "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", cluster
     result = heatline(*command)
     assert result.returncode == 6, result.stderr
     assert "a picture among left/0000.png to left/0006.png ended its worker 4 times" in complaint(result)
@@ -162,17 +153,19 @@ def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
 
 @pytest.mark.long
 def test_a_machine_outside_a_cluster_uses_it(tmp_path: Path, source: Path, expected: Table, bundle: Bundle) -> None:
+    from ray.cluster_utils import Cluster  # Ray takes a second to import, in each process that collects tests
+
     plan_of(source, tmp_path, PART)
     port, agent_port = free_port(), free_port()
     # Ray 2.60 tells its server of clients a port of the agent only if it is given.
     ports = {"ray_client_server_port": port.number, "runtime_env_agent_port": agent_port.number}
     node = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False, **ports}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
+    started = Cluster(initialize_head=True, head_node_args=node)
     try:
         address = f"ray://127.0.0.1:{port.number}"
         result = heatline("archive", "inspect", bundle.path, source, "--out", tmp_path, "--address", address)
     finally:
-        cluster.shutdown()
+        started.shutdown()
     assert result.returncode == 0, result.stderr
     assert table_of(tmp_path) == expected
 

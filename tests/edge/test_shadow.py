@@ -9,13 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from heatline.edge.bundle import Bundle, write_bundle
-from heatline.edge.errors import ConfigError
-from heatline.edge.monitor.activation import with_key
 from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.pictures import add_mark, picture_socket
@@ -185,22 +181,3 @@ def test_the_command_says_what_reviewers_said_of_frames_on_which_they_differ(lin
     shown = heatline("shadow", line).stdout
     assert f"{found['frames']} frames judged by both" in shown
     assert "right of 1 reviewed" in shown
-
-
-KEYS = st.sampled_from(["shadow", "former", "product"])
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1)
-TEXT = '# "quoted"\nbundle = \'a\'  # by Ada\nallow_unsigned = true\n[[cameras]]\nname = "shadow = 1"\n'
-
-
-@given(KEYS, NAMES, NAMES)
-def test_a_key_is_added_changed_and_taken_out_and_the_rest_stays(key: str, one: str, other: str) -> None:
-    file, text = Path("line.toml"), TEXT
-    for value in (one, other):
-        text = with_key(text, key, Path(value), None, file)
-        assert tomllib.loads(text) == {**tomllib.loads(TEXT), key: str(Path(value))}
-    assert with_key(text, key, None, None, file) == with_key(TEXT, key, None, None, file) == TEXT
-
-
-def test_a_key_that_cannot_be_found_is_named() -> None:
-    with pytest.raises(ConfigError, match="has no line that sets shadow; write it there by hand: take shadow out"):
-        with_key('"shadow" = "a"\n', "shadow", None, None, Path("line.toml"))
