@@ -6,7 +6,7 @@ import signal
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,11 +115,6 @@ def write_picture(path: Path, rgb: NDArray[np.uint8]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(path), rgb if rgb.ndim == 2 else cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))
     return path
-
-
-@pytest.fixture
-def picture() -> Callable[[Path, NDArray[np.uint8]], Path]:
-    return write_picture
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

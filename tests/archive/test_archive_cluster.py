@@ -18,13 +18,14 @@ from heatline.archive import run
 from heatline.edge.bundle import Bundle
 from tests.archive import archives
 from tests.archive.archives import DEADLY, Table, inspected_here, parts_in, plan_of, table_of, write_archive
-from tests.command import HEATLINE, complaint, heatline, process_env
-from tests.edge.lines import tree
+from tests.command import HEATLINE, complaint, heatline
+from tests.edge.lines import started, tree
 from tests.edge.secured import free_port, until
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the logs of Ray's processes
 WITHIN_SECONDS = 120.0
 PICTURES, PART = 24, 2
+TASK = "ray::inspect_part"
 
 
 @pytest.fixture(scope="module")
@@ -66,20 +67,9 @@ def title(pid: int) -> str:
 
 
 def workers_below(pid: int) -> list[int]:
-    """Return the processes that inspect a part."""
-    return [each for each in tree(pid) if title(each).startswith("ray::inspect_part")]
-
-
-def local_run(bundle: Bundle, source: Path, dest: Path, *more: str | Path) -> subprocess.Popen[str]:
-    """Start the command on this machine alone, although the environment names a cluster."""
-    command = [HEATLINE, "archive", "inspect", bundle.path, source, "--out", dest, "--workers", "2", *more]
-    return subprocess.Popen(
-        command,
-        env=process_env({"RAY_ADDRESS": "127.0.0.1:1", "HOME": str(dest.parent)}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    """Return the processes that inspect a part. Ray has many threads, and `tree` looks at each."""
+    found = {int(each) for each in os.listdir("/proc") if each.isdigit() and title(int(each)).startswith(TASK)}
+    return [each for each in tree(pid) if each in found] if found else []
 
 
 def kill_in_the_middle(command: subprocess.Popen[str], dest: Path) -> Path:
@@ -102,7 +92,9 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
     tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: str
 ) -> None:
     plan_of(source, tmp_path, PART)
-    with local_run(bundle, source, tmp_path) as driver:
+    alone = {"RAY_ADDRESS": "127.0.0.1:1", "HOME": str(tmp_path.parent)}  # although the environment names a cluster
+    command = "archive", "inspect", bundle.path, source, "--out", tmp_path
+    with started(HEATLINE, *command, "--workers", "2", env=alone) as driver:
         folder = kill_in_the_middle(driver, tmp_path)
     shutil.rmtree(folder)  # a killed driver leaves its files
     there = len(parts_in(tmp_path))
@@ -111,7 +103,7 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
         wait_for(lambda: workers_below(os.getpid()))
         os.kill(workers_below(os.getpid())[0], signal.SIGKILL)
 
-    command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--json"
+    command = *command, "--json"
     with once(lambda: len(parts_in(tmp_path)) > there, kill_one):
         result = heatline(*command, "--address", cluster)
     assert result.returncode == 0, result.stderr

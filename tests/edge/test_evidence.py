@@ -31,7 +31,7 @@ from heatline.edge.monitor.pictures import PictureClient, picture_socket
 from heatline.edge.monitor.recorder import Recorder
 from heatline.edge.monitor.store import INDEX, EvidenceStore
 from heatline.edge.wire.events import EvidenceState, MarkKind, Message
-from tests.command import WITHIN_SECONDS, process_env
+from tests.command import WITHIN_SECONDS
 from tests.edge.evidences import (
     ALL,
     DAY_NS,
@@ -54,7 +54,7 @@ from tests.edge.evidences import (
 )
 from tests.edge.fault_disks import failing_disk, fill, frozen, power_cut, small_disk
 from tests.edge.journals import all_records, change, good, make_writer
-from tests.edge.lines import running
+from tests.edge.lines import running, started
 from tests.edge.secured import free_port, until
 from tests.edge.supervised import in_thread
 from tests.edge.view_pages import Page, page_at
@@ -366,18 +366,13 @@ sys.exit(sidecar.main())
 """The process, on a disk that does not answer."""
 
 
-def recorder_process(file: Path, *program: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, *(program or ("-m", "heatline.edge.monitor.sidecar")), file]
-    return subprocess.Popen(command, env=process_env(None), stderr=subprocess.PIPE, text=True)
-
-
 def test_a_disk_that_does_not_answer_holds_up_no_end(
     tmp_path: Path, bundle: Bundle, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     file = line_with_evidence(tmp_path, bundle, address)
     feed = PictureFeed(picture_socket(file))
-    with contextlib.closing(feed), recorder_process(file, "-c", HANGING) as process:
+    with contextlib.closing(feed), started(sys.executable, "-c", HANGING, file) as process:
         assert process.stderr.readline() == "the disk hangs\n"
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=WITHIN_SECONDS)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from heatline.edge.bundle import Bundle, write_bundle
+from heatline.edge.bundle import Bundle
 from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.pictures import add_mark, picture_socket
@@ -28,17 +28,14 @@ from tests.edge.lines import (
     write_pictures,
 )
 from tests.edge.view_pages import page
+from tests.small_bundle import lenient_bundle
 
 COUNTS = {"DEFECT GOOD", "GOOD GOOD"}
 
 
 @pytest.fixture(scope="module")
 def lenient(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle that rejects nothing."""
-    calibration = replace(bundle.manifest.calibration, score_threshold=50.0)
-    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
-    path = tmp_path_factory.mktemp("lenient") / "lenient.bundle"
-    return write_bundle(path, replace(bundle.manifest, name="lenient", calibration=calibration), files)
+    return lenient_bundle(tmp_path_factory.mktemp("lenient") / "lenient.bundle", bundle)
 
 
 @pytest.fixture
