@@ -138,10 +138,13 @@ TOGETHER = {
     ),
     "installing": ("tests/systemd/test_boot.py", "tests/systemd/test_install.py"),
     "on a cluster": ("tests/train/test_products.py", "tests/archive/test_archive_cluster.py"),
+    "in a browser": ("tests/view/",),
 }  # fmt: skip
-"""Files that one process runs: imports for an export take some seconds per process, an installation takes more, and so
-does Ray."""
-LONGEST = ("tests/systemd/", TOGETHER["exporting"], "tests/train/", "tests/archive/", "tests/edge/test_bridges.py")
+"""Files that one process runs: export, Ray and browser take seconds to start in a process, an installation more."""
+LONGEST = (
+    "tests/systemd/", TOGETHER["exporting"], "tests/view/", "tests/train/", "tests/archive/",
+    "tests/edge/test_bridges.py",
+)  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)
