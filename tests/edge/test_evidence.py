@@ -44,7 +44,6 @@ from tests.edge.evidences import (
     kept_by,
     line_with_evidence,
     mark,
-    monitor_of,
     names,
     picture,
     room,
@@ -59,7 +58,6 @@ from tests.edge.secured import free_port, until
 from tests.edge.supervised import in_thread
 from tests.edge.view_pages import Page, page_at
 
-ROOT = Path(__file__).parents[2]
 KINDS: list[MarkKind] = ["right", "false_alarm", "missed", "withdrawn"]
 HOUR_NS = 3600 * 10**9
 
@@ -340,7 +338,9 @@ def test_a_writer_that_is_killed_at_any_step_leaves_whole_entries_only(tmp_path:
     ends = []
     for number, step in enumerate(steps):
         command = [sys.executable, "-c", KILLED_AT_A_STEP, tmp_path, str(2 * number), str(step)]
-        ends.append(subprocess.run(command, cwd=ROOT, timeout=WITHIN_SECONDS, check=False).returncode)
+        ends.append(
+            subprocess.run(command, cwd=Path(__file__).parents[2], timeout=WITHIN_SECONDS, check=False).returncode
+        )
         before, found = whole, EvidenceStore(tmp_path)
         whole = sorted(entry.event.frame_number for entry in found.entries())
         assert whole[: len(before) + 1] == [*before, 2 * number], "what was written is there"
@@ -434,7 +434,7 @@ def test_a_killed_monitor_costs_no_verdict_and_leaves_whole_entries_and_the_next
         kept = 0
         for _ in range(kills):
             kept = kept_by(line, kept)
-            os.kill(monitor_of(line), signal.SIGKILL)
+            os.kill(line.child("monitor.sidecar"), signal.SIGKILL)
             status = until_evidence(line, lambda state: state.fault is not None)
             assert (status.handshake.state, "the monitor" in str(status.handshake.detail)) == ("DEGRADED", True)
             assert "the monitor" in str(status.web.fault)

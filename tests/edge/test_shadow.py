@@ -21,7 +21,6 @@ from tests.command import complaint, heatline
 from tests.edge.lines import (
     ReceivedEvents,
     RunningLine,
-    children,
     running,
     small_frames,
     write_line,
@@ -63,16 +62,6 @@ def until_shadow(run: RunningLine, wanted: Any) -> ShadowState:
     return found
 
 
-def shadow_process(run: RunningLine) -> int:
-    """Return the process of the shadow."""
-
-    def is_shadow(pid: int) -> bool:
-        return b"heatline.edge.service.shadow" in Path(f"/proc/{pid}/cmdline").read_bytes()
-
-    (found,) = filter(is_shadow, children(run.process.pid))
-    return found
-
-
 def assert_every_frame_has_its_verdict(run: RunningLine) -> ReceivedEvents:
     """End the line, and return its events."""
     received = run.end()
@@ -85,7 +74,7 @@ def test_it_judges_the_same_frames_and_what_it_found_outlives_both_processes(
     line: Path, run: RunningLine, address: str
 ) -> None:
     until_shadow(run, lambda shadow: shadow.judged >= 6)
-    os.kill(shadow_process(run), signal.SIGKILL)
+    os.kill(run.child("service.shadow"), signal.SIGKILL)
     assert until_shadow(run, lambda shadow: shadow.fault).fault == "the shadow bundle's process was ended by SIGKILL"
     assert until_shadow(run, lambda shadow: shadow.bundle and not shadow.fault).bundle.name == "lenient"
     run.process.kill()
@@ -104,7 +93,7 @@ def test_a_shadow_that_is_too_slow_leaves_out_its_own_frames_and_one_that_cannot
     line: Path, run: RunningLine, lenient: Bundle
 ) -> None:
     until_shadow(run, lambda shadow: shadow.judged)
-    stopped = shadow_process(run)
+    stopped = run.child("service.shadow")
     os.kill(stopped, signal.SIGSTOP)
     run.until_inspected_frames(20)
     os.kill(stopped, signal.SIGCONT)
