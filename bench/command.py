@@ -403,3 +403,32 @@ def tune(bundle_path: Path, line: Path, out: Path | None, as_json: bool, **optio
     claim(out)
     found = measure_tune(bundle_path, line, report_line=report_line, **options)
     deliver(new_report("tune", now, found), out, as_json)
+
+
+@bench.command(epilog="Example: heatline bench screening boards.bundle runs/boards --out screening.json")
+@optional_bundle_argument
+@click.argument("run", type=click.Path(path_type=Path))
+@precision_option
+@click.option("--size", type=FrameSize(), default="2448x2048", show_default=True, help="Of frames.")
+@out_option
+@json_option
+def screening(
+    bundle_path: Path,
+    run: Path,
+    precision: Precision,
+    size: tuple[int, int],
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Measure what BUNDLE's screening stage gains, on frames of tiles of the pictures that RUN was trained on.
+
+    Some frames show a defective picture. Takes minutes; run nothing else on the machine.
+    """
+    require_extra("train")
+    from heatline.bench.screening import measure_screening
+    from heatline.train.run import load_run
+
+    now, bundle = machine(), open_bundle(bundle_path)
+    claim(out)
+    found = measure_screening(bundle, load_run(run).data.images, size, precision, report_line)
+    deliver(new_report("screening", now, found), out, as_json)

@@ -113,7 +113,5 @@ def make_screening(
     files = ir.files(SCREENING_GRAPH)
     if plausibility.tiles is not None:
         files[SCREENING_TILES] = plausibility.tiles.to_bytes()
-    good = np.unique(held_out.frame[held_out.is_good])
-    return MadeScreening(
-        stated, files, [float((held_out.peak[held_out.frame == each] < limit).mean()) for each in good]
-    )
+    good = np.setdiff1d(held_out.frame, held_out.frame[~held_out.is_good])
+    return MadeScreening(stated, files, [float((held_out.peak[held_out.frame == at] < limit).mean()) for at in good])

@@ -17,7 +17,7 @@ from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, 
 from heatline.train.dense.cross_validation import CrossValidation
 from heatline.train.dense.extraction import extract_features
 from heatline.train.dense.samples import gather_samples
-from heatline.train.dense.tiles import OutOfFold, label_tiles
+from heatline.train.dense.tiles import LabelKind, OutOfFold, label_tiles
 from heatline.train.frames import FrameStore
 from heatline.train.models.dense import SCREENING_PX, ScreeningClassifier, dense_classifier
 from heatline.train.progress import Shown, tracked
@@ -35,7 +35,7 @@ class HeldOutTiles:
     frame: NDArray[np.int64]
     """[N], index of each tile's picture."""
     is_good: NDArray[np.bool_]
-    """[N], whether the tile is of a good picture."""
+    """[N], whether the tile is known to show no defect."""
 
 
 def train_screening(run: TrainedRun, report_line: Callable[[str], None]) -> tuple[ScreeningClassifier, HeldOutTiles]:
@@ -75,7 +75,7 @@ def train_screening(run: TrainedRun, report_line: Callable[[str], None]) -> tupl
     assert held_out is not None, "the run has folds"
     validation.give()
     own = OutOfFold.read(RunFolder(run.folder).out_of_fold)
-    good = np.array([not image.defective for image in images])[tiles.table.frame]
+    good = tiles.known == LabelKind.GOOD
     return model.eval(), HeldOutTiles(
         own.logit, held_out.map.max(axis=(1, 2)).astype(np.float32), tiles.table.frame, good
     )

@@ -1,0 +1,162 @@
+"""`heatline bench screening`: frames a second, latency and verdicts with a bundle's screening stage and without it."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from itertools import cycle, islice
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+import heatline.edge.cli  # noqa: F401  (keeps libraries to one thread, as the service does)
+from heatline.bench.spread import Latency, Spread, interleaved
+from heatline.edge.bundle import Bundle, open_verified_engine
+from heatline.edge.bundle.store import open_screening
+from heatline.edge.errors import BenchError
+from heatline.edge.frames import Frame, Stamp
+from heatline.edge.geometry import TileGrid
+from heatline.edge.inference import Precision
+from heatline.edge.inspection.inspector import Inspector, one_ahead
+from heatline.edge.inspection.screening import ScreeningStage
+from heatline.edge.inspection.verdict import Judgement
+from heatline.edge.util.sampling import evenly
+from heatline.train.readers import LabelledImage
+
+SHARES = (0.0, 0.05, 0.25, 0.5, 1.0)
+"""Of the frames, those that show a defective picture."""
+FRAMES, ROUNDS, TIMED_ALONE = 20, 5, 60
+MOST_PICTURES = 60
+RATE = 0.8
+"""Of the highest rate without the stage, for the latency."""
+
+
+class Row(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of frames of which a share shows a defective picture."""
+
+    defective: float
+    run_in_full: float
+    """Share of the tiles."""
+    without_fps: Spread
+    with_fps: Spread
+    gain: Spread
+    """Frames a second with the stage, divided by those without it in the same round."""
+    changed: int
+    """Verdicts that differ, in frames."""
+    frames: int
+    latency_without_ms: Latency
+    """At a given rate, one frame at a time."""
+    latency_with_ms: Latency
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    precision: Precision
+    size: str
+    tiles: int
+    rows: list[Row]
+
+
+class Frames:
+    """Frames [H, W, 3] of tiles of pictures, so that a tile of the line shows one of them."""
+
+    def __init__(self, images: Sequence[LabelledImage], bundle: Bundle, hw: tuple[int, int]) -> None:
+        grid = bundle.manifest.grid
+        self._hw, self._pitch = hw, grid.tile_px - grid.overlap_px
+        self._good: list[NDArray[np.uint8]] = []
+        self._defective: list[NDArray[np.uint8]] = []
+        for defective in (False, True):
+            chosen = [image for image in images if image.defective == defective]
+            for at in evenly(len(chosen), MOST_PICTURES):
+                rgb = chosen[at].pixels()
+                hw, side = (rgb.shape[0], rgb.shape[1]), grid.tile_px
+                of_picture = TileGrid(hw, side, grid.overlap_px)
+                mask = chosen[at].mask(hw) if defective else np.zeros(hw, np.bool_)
+                if mask is not None:
+                    clean = [not mask[y : y + side, x : x + side].any() for y, x in of_picture.origins_yx]
+                    self._good.append(of_picture.tiles(rgb)[clean])
+                if defective:
+                    self._defective.append(of_picture.tiles(rgb))
+        if not self._good or not self._defective:
+            raise BenchError("the run has no good tiles, or no defective picture; screening is timed on both")
+
+    def make(self, defective: bool, seed: int) -> NDArray[np.uint8]:
+        """Make a frame of good tiles; a defective one has those of one defective picture too."""
+        random, (height, width) = np.random.default_rng(seed), self._hw
+        rows, columns = (-(-side // self._pitch) for side in self._hw)
+        good = np.concatenate([self._good[at] for at in random.integers(len(self._good), size=8)])
+        tiles = good[random.integers(len(good), size=rows * columns)]
+        if defective:
+            shown = self._defective[random.integers(len(self._defective))][: len(tiles)]
+            tiles[random.permutation(len(tiles))[: len(shown)]] = shown
+        laid = tiles[:, : self._pitch, : self._pitch].reshape(rows, columns, self._pitch, self._pitch, 3)
+        mosaic = laid.transpose(0, 2, 1, 3, 4).reshape(rows * self._pitch, columns * self._pitch, 3)
+        return np.ascontiguousarray(mosaic[:height, :width])
+
+
+def measure_screening(
+    bundle: Bundle,
+    images: Sequence[LabelledImage],
+    hw: tuple[int, int],
+    precision: Precision,
+    report_line: Callable[[str], None],
+) -> Found:
+    """Measure in interleaved rounds, on frames made of these pictures. BenchError: the bundle has no stage."""
+    stated = bundle.manifest.screening
+    if stated is None or bundle.manifest.tensors.difference is not None:
+        raise BenchError(f"{bundle.path} has no screening stage, or compares frames with a reference; export --screen")
+    engine = open_verified_engine(bundle, precision=precision).engine
+    stage = ScreeningStage(stated, open_screening(bundle), bundle.screening_plausibility())
+    inspectors = {
+        "without": Inspector(bundle.manifest, engine, plausibility=bundle.plausibility()),
+        "with": Inspector(bundle.manifest, engine, plausibility=bundle.plausibility(), screening=stage),
+    }
+    made, rows = Frames(images, bundle, hw), list[Row]()
+    for share in SHARES:
+        frames = [
+            Frame(Stamp("bench", n), made.make((n * share) % 1 >= 1 - share - 1e-9 and share > 0, n), "RGB8")
+            for n in range(FRAMES)
+        ]
+        fps: dict[str, list[float]] = {name: [] for name in inspectors}
+        judged: dict[str, list[Judgement]] = {}
+        for order in interleaved(inspectors, ROUNDS):
+            for name in order:
+                began = time.perf_counter()
+                judged[name] = list(_inspect(inspectors[name], frames))
+                fps[name].append(FRAMES / (time.perf_counter() - began))
+        seen = [each.screened for each in judged["with"]]
+        ran = [1.0 if each is None else 1 - each.cleared / each.tiles for each in seen]
+        period_s = 1 / (RATE * Spread.of(fps["without"]).median)
+        alone = {name: _latencies(each, frames, period_s) for name, each in inspectors.items()}
+        row = Row(
+            defective=share,
+            run_in_full=float(np.mean(ran)),
+            without_fps=Spread.of(fps["without"]),
+            with_fps=Spread.of(fps["with"]),
+            gain=Spread.of([b / a for a, b in zip(fps["without"], fps["with"], strict=True)]),
+            changed=sum(a.verdict != b.verdict for a, b in zip(*judged.values(), strict=True)),
+            frames=FRAMES,
+            latency_without_ms=Latency.of(alone["without"]),
+            latency_with_ms=Latency.of(alone["with"]),
+        )
+        rows.append(row)
+        report_line(
+            f"{share:.0%} of frames defective: {row.run_in_full:.0%} of tiles in full, {row.with_fps.median:.2f} "
+            f"frames/s, without the stage {row.without_fps.median:.2f}: {row.gain.median:.2f} times; {row.changed} "
+            "verdicts changed"
+        )
+    tiles = len(TileGrid(hw, bundle.manifest.grid.tile_px, bundle.manifest.grid.overlap_px))
+    return Found(precision=precision, size=f"{hw[1]}x{hw[0]}", tiles=tiles, rows=rows)
+
+
+def _inspect(inspector: Inspector, frames: Sequence[Frame]) -> Iterator[Judgement]:
+    return (inspector.finish(pending) for pending in one_ahead(inspector.start(frame) for frame in frames))
+
+
+def _latencies(inspector: Inspector, frames: Sequence[Frame], period_s: float) -> list[float]:
+    """Return ms from the time at which each frame is due until its verdict."""
+    began, found = time.perf_counter(), list[float]()
+    for number, frame in enumerate(islice(cycle(frames), TIMED_ALONE)):
+        due = began + number * period_s
+        time.sleep(max(0.0, due - time.perf_counter()))
+        inspector.finish(inspector.start(frame))
+        found.append(1e3 * (time.perf_counter() - due))
+    return found
