@@ -16,8 +16,7 @@ from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.errors import ExportError
 from heatline.edge.inference.engine import DIFFERENCE, FEATURES
 from heatline.edge.reference.difference import CHANNELS
-from heatline.export.nodes import EXPLANATION
-from heatline.export.rollout_graph import EXACT, UNDER_BF16, Digits, Rollout, append_rollout
+from heatline.export.rollout_graph import EXACT, EXPLANATION, UNDER_BF16, Digits, Rollout, append_rollout
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier
@@ -139,7 +138,13 @@ def export_module(
     except Exception as error:  # the exporter's errors have no common base
         name = type(getattr(module, "model", module)).__name__
         raise ExportError(f"{name} cannot be exported to ONNX: {error}") from error
-    _clear_notes(graph)
+    # The exporter's notes are about the source code: paths and lines of this machine, which other machines lack.
+    functions = list(graph.functions)
+    parts = [graph, graph.graph, *functions, *graph.graph.node, *(node for part in functions for node in part.node)]
+    parts += [*graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.graph.initializer]
+    for part in parts:
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
     return graph
 
 
@@ -172,13 +177,3 @@ def _finish(graph: onnx.ModelProto, model: ExplainedClassifier) -> bytes:
     except Exception as error:  # the checker's parts have no common base
         raise ExportError(f"the exported graph of {type(model).__name__} is not valid ONNX: {error}") from error
     return graph.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
-
-
-def _clear_notes(graph: onnx.ModelProto) -> None:
-    """Clear the exporter's notes about the source code: paths and lines of this machine, which other machines lack."""
-    functions = list(graph.functions)
-    parts = [graph, graph.graph, *functions, *graph.graph.node, *(node for part in functions for node in part.node)]
-    parts += [*graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.graph.initializer]
-    for part in parts:
-        part.ClearField("doc_string")
-        part.ClearField("metadata_props")

@@ -13,8 +13,8 @@ import openvino as ov
 from heatline.edge.errors import ExportError, last_line
 from heatline.edge.inference.devices import disable_signal_stack
 from heatline.edge.inference.engine import DIFFERENCE
-from heatline.export.nodes import EXPLANATION
 from heatline.export.openvino_ir import Ir
+from heatline.export.rollout_graph import EXPLANATION
 from heatline.train.validation_frames import Inputs
 
 LAYERS = {"Convolution", "GroupConvolution", "MatMul"}
