@@ -3,19 +3,20 @@
 import io
 import logging
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from heatline.edge import __version__
 from heatline.edge.bundle.pooling import identity_of
 from heatline.edge.errors import ExportError
 from heatline.edge.inference.engine import DIFFERENCE, FEATURES
 from heatline.edge.reference.difference import CHANNELS
-from heatline.export.nodes import EXPLANATION
-from heatline.export.rollout_graph import EXACT, UNDER_BF16, Digits, Rollout, append_rollout
+from heatline.export.rollout_graph import EXACT, EXPLANATION, UNDER_BF16, Digits, Rollout, append_rollout
 from heatline.train.models.dense import DenseClassifier
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier
@@ -52,7 +53,7 @@ def to_graphs(model: ExplainedClassifier, tile_px: int) -> Graphs:
         return with_rollout(to_attention(model, tile_px), model)
     if isinstance(model, DenseClassifier):
         difference = [*model.map_hw, CHANNELS] if model.compares else None
-        graph = export_module(_WithFeatures(model), tile_px, ["logit", "map", FEATURES], difference)
+        graph = export_module(_Part(model, model.with_features), tile_px, ["logit", "map", FEATURES], difference)
         _name_the_explanation(graph, f"model.{model.explained_from}")
     else:
         graph = export_module(model, tile_px, ["logit", "map"])
@@ -66,7 +67,7 @@ def to_attention(model: RolloutClassifier, tile_px: int) -> onnx.ModelProto:
 
     The graph is the same for every rollout, and serves as the classifier without its map.
     """
-    graph = export_module(_WithAttention(model), tile_px, ["logit", *_attentions(model)])
+    graph = export_module(_Part(model, model.with_attention), tile_px, ["logit", *_attentions(model)])
     del graph.graph.output[1:]
     return graph
 
@@ -74,50 +75,35 @@ def to_attention(model: RolloutClassifier, tile_px: int) -> onnx.ModelProto:
 def with_rollout(attention: onnx.ModelProto, model: RolloutClassifier) -> Graphs:
     """Add the rollout of this ViT to the graph of `to_attention`; errors as in `to_graphs`."""
 
-    def build(digits: Digits) -> bytes:
-        graph = onnx.ModelProto()
-        graph.CopyFrom(attention)
-        append_rollout(graph, rollout_of(model), _attentions(model), "logit", digits)
-        return _finish(graph, model)
-
-    return Graphs(build(EXACT), build(UNDER_BF16))
-
-
-class _WithFeatures(nn.Module):
-    def __init__(self, model: DenseClassifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tiles: Tensor, difference: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        return self.model.with_features(tiles, difference)
-
-
-class _WithAttention(nn.Module):
-    def __init__(self, model: RolloutClassifier) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, tiles: Tensor) -> tuple[Tensor, ...]:
-        logits, layers = self.model.with_attention(tiles)
-        return logits, *layers
-
-
-def _attentions(model: RolloutClassifier) -> list[str]:
-    return [f"attention_{number}" for number in range(len(model.network.blocks))]
-
-
-def rollout_of(model: RolloutClassifier) -> Rollout:
-    """Return the parameters of a model's rollout."""
-    network = model.network
-    patches = model.map_hw[0] * model.map_hw[1]
-    return Rollout(
-        tokens=network.num_prefix_tokens + patches,
+    network, cells = model.network, model.map_hw[0] * model.map_hw[1]
+    rollout = Rollout(
+        tokens=network.num_prefix_tokens + cells,
         prefix_tokens=network.num_prefix_tokens,
         heads=network.blocks[0].attn.num_heads,
         map_hw=model.map_hw,
         fusion=model.fusion,
         discard_ratio=model.discard_ratio,
     )
+
+    def build(digits: Digits) -> bytes:
+        graph = onnx.ModelProto()
+        graph.CopyFrom(attention)
+        append_rollout(graph, rollout, _attentions(model), "logit", digits)
+        return _finish(graph, model)
+
+    return Graphs(build(EXACT), build(UNDER_BF16))
+
+
+class _Part(nn.Module):
+    """A model whose forward pass is another of its methods."""
+
+    def __init__(self, model: ExplainedClassifier, forward: Callable[..., Any]) -> None:
+        super().__init__()
+        self.model, self.forward = model, forward
+
+
+def _attentions(model: RolloutClassifier) -> list[str]:
+    return [f"attention_{number}" for number in range(len(model.network.blocks))]
 
 
 def export_module(
@@ -152,7 +138,13 @@ def export_module(
     except Exception as error:  # the exporter's errors have no common base
         name = type(getattr(module, "model", module)).__name__
         raise ExportError(f"{name} cannot be exported to ONNX: {error}") from error
-    _clear_notes(graph)
+    # The exporter's notes are about the source code: paths and lines of this machine, which other machines lack.
+    functions = list(graph.functions)
+    parts = [graph, graph.graph, *functions, *graph.graph.node, *(node for part in functions for node in part.node)]
+    parts += [*graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.graph.initializer]
+    for part in parts:
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
     return graph
 
 
@@ -185,13 +177,3 @@ def _finish(graph: onnx.ModelProto, model: ExplainedClassifier) -> bytes:
     except Exception as error:  # the checker's parts have no common base
         raise ExportError(f"the exported graph of {type(model).__name__} is not valid ONNX: {error}") from error
     return graph.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
-
-
-def _clear_notes(graph: onnx.ModelProto) -> None:
-    """Clear the exporter's notes about the source code: paths and lines of this machine, which other machines lack."""
-    functions = list(graph.functions)
-    parts = [graph, graph.graph, *functions, *graph.graph.node, *(node for part in functions for node in part.node)]
-    parts += [*graph.graph.input, *graph.graph.output, *graph.graph.value_info, *graph.graph.initializer]
-    for part in parts:
-        part.ClearField("doc_string")
-        part.ClearField("metadata_props")

@@ -22,7 +22,7 @@ from heatline.edge.inference import Engine, Precision, infer, open_engine
 from heatline.edge.inference.engine import GRAPHS, OPENVINO_GRAPH
 from heatline.edge.util.text import format_count
 from heatline.export.openvino_ir import Ir, write_graphs
-from heatline.export.quantise import VARIANTS, first_layers, in_f32_under_bf16, output_layer, quantise
+from heatline.export.quantise import VARIANTS, in_f32_under_bf16, outer_layers, output_layer, quantise
 from heatline.export.validation_tiles import ValidationTiles
 from heatline.train.validation_frames import Inputs
 
@@ -152,37 +152,28 @@ class Made:
     """For golden tiles on the line PC, as a share of the scale."""
 
 
-@dataclass(frozen=True)
-class EvaluatedModel:
-    """The result for one precision."""
-
-    gate: PrecisionGate
-    made: Made | None
-    """None: it is left out of the bundle."""
+Result = tuple[PrecisionGate, Made | None]
+"""Of one precision; None: it is left out of the bundle."""
 
 
 @dataclass(frozen=True)
 class Precisions:
     """The results for all precisions."""
 
-    evaluated: Mapping[Precision, EvaluatedModel]
+    evaluated: Mapping[Precision, Result]
     """Always includes f32."""
 
     @property
     def files(self) -> dict[str, bytes]:
         """The files of the graphs that enter the bundle."""
-        files: dict[str, bytes] = {}
-        for one in self.evaluated.values():
-            files |= one.made.ir.files(one.made.graph) if one.made else {}
-        return files
+        shipped = [made.ir.files(made.graph) for _, made in self.evaluated.values() if made]
+        return {name: data for files in shipped for name, data in files.items()}
 
     @property
     def tolerances(self) -> dict[Precision, float]:
         """The tolerances of the precisions in the bundle, except f32, which has its own."""
         return {
-            precision: one.made.tolerance
-            for precision, one in self.evaluated.items()
-            if one.made is not None and precision != "f32"
+            precision: made.tolerance for precision, (_, made) in self.evaluated.items() if made and precision != "f32"
         }
 
     def gate(self, validation: ValidationTiles) -> MapGate:
@@ -195,7 +186,7 @@ class Precisions:
             score_threshold=validation.score_threshold,
             evidence_threshold=validation.find_regions.evidence_threshold,
             limits={precision: LIMITS[precision] for precision in self.evaluated},
-            precisions={precision: one.gate for precision, one in self.evaluated.items()},
+            precisions={precision: gate for precision, (gate, _) in self.evaluated.items()},
         )
 
 
@@ -222,7 +213,7 @@ def make_precisions(
         ExportError: f32 does not run. The limits that f32 misses here are only reported: its own gate is stricter, and
             on few tiles rounding alone moves cells and verdicts that lie on a threshold.
     """
-    evaluated: dict[Precision, EvaluatedModel] = {}
+    evaluated: dict[Precision, Result] = {}
     if not validation.with_region.any():
         say(f"warning: {NO_REGION}")
     if "int8" in precisions and quantisation_samples is not None:
@@ -232,14 +223,13 @@ def make_precisions(
     if "bf16" in precisions:
         bf16 = bf16_candidates(f32, for_bf16)
         evaluated["bf16"] = evaluate_candidates("bf16", bf16, validation, golden, allow="bf16" in allow, say=say)
-        shared = evaluated["bf16"].made
+        _, shared = evaluated["bf16"]
         if shared is not None and shared.graph == OPENVINO_GRAPH:
             f32 = shared.ir
     unchanged = [Candidate("without changes", lambda: f32, OPENVINO_GRAPH)]
-    evaluated["f32"] = evaluate_candidates("f32", unchanged, validation, golden, allow=True, say=say)
-    if evaluated["f32"].made is None:
-        reason = evaluated["f32"].gate.reason
-        raise ExportError(f"f32 cannot be run: {reason}; this model must not be exported as it is")
+    gate, made = evaluated["f32"] = evaluate_candidates("f32", unchanged, validation, golden, allow=True, say=say)
+    if made is None:
+        raise ExportError(f"f32 cannot be run: {gate.reason}; this model must not be exported as it is")
     return Precisions({precision: evaluated[precision] for precision in PRECISIONS if precision in evaluated})
 
 
@@ -252,7 +242,7 @@ def bf16_candidates(f32: Ir, for_bf16: Callable[[], Ir] | None) -> Iterator[Cand
     model = ir.read()
     for share in FIRST_IN_F32_UNDER_BF16:
         first = f" and the first {100 * share:.0f} % of the layers" if share else ""
-        in_f32 = first_layers(model, share) + output_layer(model)
+        in_f32 = outer_layers(model, share) + output_layer(model)
         yield Candidate(f"the last layer{first} in f32", partial(in_f32_under_bf16, ir, in_f32), graph)
 
 
@@ -271,7 +261,7 @@ def evaluate_candidates(
     *,
     allow: bool = False,
     say: Say = lambda line: None,
-) -> EvaluatedModel:
+) -> Result:
     """Return the first candidate that passes; with `allow`, the last that runs, although it failed.
 
     Args:
@@ -303,7 +293,7 @@ def evaluate_candidates(
         reason="; ".join(attempt.missed) or None,
         attempts=[each for each, _ in tried],
     )
-    return EvaluatedModel(gate, made)
+    return gate, made
 
 
 def _evaluate_candidate(

@@ -13,49 +13,37 @@ import openvino as ov
 from heatline.edge.errors import ExportError, last_line
 from heatline.edge.inference.devices import disable_signal_stack
 from heatline.edge.inference.engine import DIFFERENCE
-from heatline.export.nodes import EXPLANATION
 from heatline.export.openvino_ir import Ir
+from heatline.export.rollout_graph import EXPLANATION
 from heatline.train.validation_frames import Inputs
 
 LAYERS = {"Convolution", "GroupConvolution", "MatMul"}
 OUTPUTS = {"logit", "map"}
 
 
-def first_layers(model: ov.Model, share: float) -> list[str]:
-    """Return the names of the operations of this share of the convolutions and matrix products, from the pixels on:
-    their rounding errors pass through the whole network.
+def outer_layers(model: ov.Model, first: float, last: float = 0.0) -> list[str]:
+    """Return the names of the operations of these shares of the convolutions and matrix products, from the pixels on,
+    as their rounding errors pass through the whole network, and from its other end.
 
     Each layer includes everything up to the next one: bias, activation, norm. Explanation and logit are never included.
     """
-    computed, layers = _network(model)
-    wanted = round(share * len(layers))
-    end = layers[wanted] if wanted < len(layers) else len(computed)
-    return _with_constants(computed[:end] if wanted else [])
-
-
-def last_layers(model: ov.Model, share: float) -> list[str]:
-    """Return the same from the other end of the network."""
-    computed, layers = _network(model)
-    wanted = round(share * len(layers))
-    return _with_constants(computed[layers[-wanted] :] if wanted else [])
+    computed = [each for each in _computed(model) if not is_explanation(each.get_friendly_name())]
+    layers = [place for place, each in enumerate(computed) if each.get_type_name() in LAYERS]
+    ends = [*layers, len(computed)]
+    first_wanted, last_wanted = round(first * len(layers)), round(last * len(layers))
+    head = computed[: ends[first_wanted]] if first_wanted else []
+    return _with_constants([*head, *computed[ends[-1 - last_wanted] :]])
 
 
 def output_layer(model: ov.Model) -> list[str]:
     """Return the names of the very last convolution or matrix product, and of all operations that depend on it."""
     computed = _computed(model)
-    reached: dict[str, ov.Node] = {}
-    for each in [each for each in computed if each.get_type_name() in LAYERS][-1:]:
-        reached[each.get_friendly_name()] = each
+    last = [each for each in computed if each.get_type_name() in LAYERS][-1:]
+    reached = {each.get_friendly_name(): each for each in last}
     for each in computed:
         if any(value.get_node().get_friendly_name() in reached for value in each.input_values()):
             reached[each.get_friendly_name()] = each
     return _with_constants(list(reached.values()))
-
-
-def _network(model: ov.Model) -> tuple[list[ov.Node], list[int]]:
-    """Return the operations without the explanation, and the indices of the layers among them."""
-    computed = [each for each in _computed(model) if not is_explanation(each.get_friendly_name())]
-    return computed, [place for place, each in enumerate(computed) if each.get_type_name() in LAYERS]
 
 
 def _computed(model: ov.Model) -> list[ov.Node]:
@@ -145,12 +133,8 @@ def quantise(ir: Ir, samples: Inputs, variant: Quantisation, *, transformer: boo
 
     logging.getLogger("nncf").setLevel(logging.ERROR)  # NNCF's own function also sets every handler that it finds
     model = ir.read()
-    patterns = [f"{EXPLANATION}.*", *(f"^{re.escape(name)}$" for name in OUTPUTS)]
-    in_f32 = first_layers(model, variant.first_in_f32) + last_layers(model, variant.last_in_f32)
-    patterns += [f"^{re.escape(name)}$" for name in in_f32]
-    advanced = nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
-    )
+    in_f32 = [*OUTPUTS, *outer_layers(model, variant.first_in_f32, variant.last_in_f32)]
+    patterns = [f"{EXPLANATION}.*", *(f"^{re.escape(name)}$" for name in in_f32)]
     try:
         with redirect_stdout(sys.stderr):  # NNCF prints progress to standard output, which is for the report
             quantised = nncf.quantize(
@@ -167,7 +151,9 @@ def quantise(ir: Ir, samples: Inputs, variant: Quantisation, *, transformer: boo
                 ignored_scope=nncf.IgnoredScope(
                     patterns=patterns, types=BETWEEN_LAYERS if variant.layers_only else [], validate=False
                 ),
-                advanced_parameters=advanced,
+                advanced_parameters=nncf.AdvancedQuantizationParameters(
+                    activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+                ),
             )
     except Exception as error:  # NNCF's and OpenVINO's errors have no common base
         raise ExportError(f"NNCF cannot quantise this model ({last_line(error)})") from error

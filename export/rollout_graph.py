@@ -8,13 +8,71 @@ the last matrix product in float32, so counts and thresholds stay exact under bf
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, helper
+from numpy.typing import NDArray
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from heatline.edge.errors import ExportError
-from heatline.export.nodes import Nodes
 from heatline.train.models.vit import Fusion, discarded
+
+EXPLANATION = "explanation/"
+"""Prefix of the names of nodes that only the map needs, in the ONNX graph and in the IR made from it."""
+
+
+class Nodes:
+    """The nodes of the explanation, and their constants. A node's name is unique and shows its part of the graph."""
+
+    def __init__(self) -> None:
+        self._nodes: list[NodeProto] = []
+        self._constants: dict[str, TensorProto] = {}
+
+    def add(self, kind: str, *inputs: str, output: str | None = None, **attributes: Any) -> str:
+        """Add a node with one output, and return the output's name."""
+        name = self._name(kind)
+        self._nodes.append(helper.make_node(kind, inputs, [output or name], name=name, **attributes))
+        return output or name
+
+    def split(self, tensor: str, sizes: Sequence[int], axis: int) -> list[str]:
+        """Split a tensor along an axis into parts of these sizes."""
+        if len(sizes) == 1:
+            return [tensor]
+        name, lengths = self._name("Split"), self.ints(*sizes)
+        names = [f"{name}_{number}" for number in range(len(sizes))]
+        self._nodes.append(helper.make_node("Split", [tensor, lengths], names, name=name, axis=axis))
+        return names
+
+    def truth(self, condition: str) -> str:
+        """Convert true to 1.0 and false to 0.0."""
+        return self.add("Cast", condition, to=TensorProto.FLOAT)
+
+    def count(self, condition: str, axis: int, *, keepdims: bool = False) -> str:
+        """Count the true values along an axis."""
+        return self.add("ReduceSum", self.truth(condition), self.ints(axis), keepdims=int(keepdims))
+
+    def number(self, value: float) -> str:
+        return self.constant(f"float_{value!r}", np.array(value, np.float32))
+
+    def ints(self, *values: int) -> str:
+        return self.constant("ints_" + "_".join(map(str, values)), np.array(values, np.int64))
+
+    def axis(self, axis: int) -> str:
+        return self.constant(f"axis_{axis}", np.array(axis, np.int64))
+
+    def constant(self, name: str, value: NDArray[Any]) -> str:
+        """Return the constant with a name that states its value; the same name gives the same constant."""
+        name = EXPLANATION + name
+        self._constants.setdefault(name, numpy_helper.from_array(value, name))
+        return name
+
+    def append_to(self, graph: ModelProto) -> None:
+        graph.graph.node.extend(self._nodes)
+        graph.graph.initializer.extend(self._constants.values())
+
+    def _name(self, kind: str) -> str:
+        return f"{EXPLANATION}{kind}_{len(self._nodes)}"
+
 
 MOST_PAIRS = 2**24
 """Pairs of tokens: float32 can count no further one by one, which a discard ratio requires."""
@@ -134,7 +192,10 @@ def find_threshold(nodes: Nodes, entries: str, tokens: int, discarded: int, digi
 
     def count_below(candidate: str) -> str:
         column = nodes.add("Reshape", candidate, nodes.ints(0, 0, 1))  # keeps its arithmetic out of the large node
-        total = nodes.add("ReduceSum", _sum(nodes, parts, column), nodes.ints(2), keepdims=0)
+        sums = [nodes.truth(nodes.add("Less", part, column)) for part in parts]  # to be added pairwise
+        while len(sums) > 1:
+            sums = [nodes.add("Add", one, other) for one, other in zip(sums[::2], sums[1::2], strict=True)]
+        total = nodes.add("ReduceSum", sums[0], nodes.ints(2), keepdims=0)
         if tokens % 2 == 0:
             return total
         return nodes.add("Add", total, nodes.truth(nodes.add("Less", first, candidate)))
@@ -168,14 +229,6 @@ def _parts(nodes: Nodes, entries: str, count: int) -> tuple[list[str], str]:
     parts = nodes.split(entries, [count % size] * (count % size) + [count // size] * size, axis=2)
     first = nodes.add("Slice", entries, nodes.ints(0), nodes.ints(1), nodes.ints(2))
     return parts[-size:], nodes.add("Reshape", first, nodes.ints(0, -1))
-
-
-def _sum(nodes: Nodes, parts: list[str], candidate: str) -> str:
-    """Count, for each index, the parts whose entry is below the candidate."""
-    below = [nodes.truth(nodes.add("Less", part, candidate)) for part in parts]
-    while len(below) > 1:
-        below = [nodes.add("Add", one, other) for one, other in zip(below[::2], below[1::2], strict=True)]
-    return below[0]
 
 
 LAYERS_AT_ONCE = 6

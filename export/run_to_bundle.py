@@ -122,14 +122,7 @@ def export_run(
         folder = Path(scratch)
         write_graphs(folder, {ONNX_GRAPH: exported.onnx, **f32.files(OPENVINO_GRAPH)})
         with contextlib.closing(open_engine("openvino", folder, tiles.tile_px)) as engine:
-            validation = run_validation(
-                track(validating.images),
-                validating.recorded or engine,
-                grid=grid,
-                map_hw=model.map_hw,
-                are=validating.are,
-                references=run.references,
-            )
+            validation = run_validation(validating, engine, grid, model.map_hw, run.references, track)
             golden = torch_answers(model, validation.tiles, validation.difference)
             pass_gate(golden, folder, model.top_cells)  # also here, so that a failure costs no further minutes
             say("checking that the map depends on what tiles show")

@@ -184,15 +184,15 @@ class TrainingBatches(IterableDataset[Batch]):
             is_ambiguous = defect_px > 0 and not defective
             return defective == self._table.defective[row] and not (is_ambiguous and self._recipe.skip_ambiguous)
 
-        frame, yx = int(self._table.frame[row]), (int(self._table.y[row]), int(self._table.x[row]))
-        return move_tile(self._store, frame, yx, self._rule.tile_px, self._recipe.jitter_px, rng, keeps_class)
+        frame, y, x = self._table.place(row)
+        return move_tile(self._store, frame, (y, x), self._rule.tile_px, self._recipe.jitter_px, rng, keeps_class)
 
 
 def whole_tiles(store: FrameStore, table: TileTable, tile_px: int, rows: Sequence[int]) -> Batch:
     """Return tiles of a table as they are."""
     tiles = np.empty((len(rows), tile_px, tile_px, 3), np.uint8)
     for row, out in zip(rows, tiles, strict=True):
-        cut(store, int(table.frame[row]), int(table.y[row]), int(table.x[row]), out)
+        cut(store, *table.place(row), out)
     return Batch(torch.from_numpy(tiles), torch.from_numpy(table.defective[rows].astype(np.float32)))
 
 

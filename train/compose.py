@@ -49,11 +49,7 @@ def compose(overrides: Sequence[str]) -> TrainConfig:
 
 
 def _read_choices(given: dict[str, str]) -> dict[str, Any]:
-    """Return the values of `train.yaml` with those of the model and the recipe.
-
-    Raises:
-        ConfigError: there is no such model or recipe.
-    """
+    """Return the values of `train.yaml` with those of the model and the recipe."""
     values: dict[str, Any] = _read_yaml(_CONFIGS / "train.yaml")
     name = given.get("recipe", values["recipe"])
     if name not in _choices("recipe"):
@@ -66,11 +62,7 @@ def _read_choices(given: dict[str, str]) -> dict[str, Any]:
 
 
 def _replace(values: dict[str, Any], key: str, text: str) -> None:
-    """Replace the value of a dotted key: by a list or table if it is one, else by the text, which needs no quotes.
-
-    Raises:
-        ConfigError: there is no such key, or the text is not a list or table.
-    """
+    """Replace the value of a dotted key: by a list or table if it is one, else by the text, which needs no quotes."""
     import yaml  # of the extra `train`; help and other commands work without it
 
     *above, last = key.split(".")
@@ -94,11 +86,7 @@ def _replace(values: dict[str, Any], key: str, text: str) -> None:
 
 
 def _choose_head(values: dict[str, Any]) -> None:
-    """Give the model a dense head if the recipe trains one.
-
-    Raises:
-        ConfigError: the model is no CNN, or has a dense head that the recipe does not train.
-    """
+    """Give the model a dense head if the recipe trains one."""
     recipe, model = values["recipe"], values["model"]
     if recipe["kind"] == "dense":
         if model["family"] != "cnn":
@@ -115,35 +103,30 @@ def _choose_head(values: dict[str, Any]) -> None:
 
 
 def _refuse_what_has_no_effect(config: TrainConfig) -> None:
-    """Refuse settings that the training would ignore.
-
-    Raises:
-        ConfigError: there are any.
-    """
+    """Refuse settings that the training would ignore."""
     for key, came, default in (("group", config.split.group, "group"), ("pattern", config.split.pattern, None)):
         if config.discover and came != default:
             raise ConfigError(
                 f"split.{key}={came} came with discover=true, which finds groups itself; leave one of them out"
             )
-    used: dict[str, tuple[object, tuple[object, ...]]]
-    if isinstance(config.recipe, DenseRecipeConfig):
-        used = {
-            "trainer.precision": (config.trainer.precision, ("auto", "32-true", "bf16-mixed")),
-            "trainer.accelerator": (config.trainer.accelerator, ("auto", "cpu")),
-            "trainer.workers": (config.trainer.workers, (0,)),
-        }
-        if config.minutes is not None:
-            used["recipe.finetune_steps"] = (config.recipe.finetune_steps, (0,))
-        other = "finetune or study"
-    else:
-        used = {"reviewed": (config.reviewed, (None,)), "reference": (config.reference, ("auto", "off"))}
-        used["minutes"] = (config.minutes, (None,))
-        other = "heatline"
-    for key, (value, usable) in used.items():
+    recipe, trainer, is_dense = config.recipe, config.trainer, isinstance(config.recipe, DenseRecipeConfig)
+    of_dense: dict[str, tuple[object, tuple[object, ...]]] = {
+        "trainer.precision": (trainer.precision, ("auto", "32-true", "bf16-mixed")),
+        "trainer.accelerator": (trainer.accelerator, ("auto", "cpu")),
+        "trainer.workers": (trainer.workers, (0,)),
+        "recipe.finetune_steps": (0 if config.minutes is None else getattr(recipe, "finetune_steps", 0), (0,)),
+    }
+    of_whole_network: dict[str, tuple[object, tuple[object, ...]]] = {
+        "reviewed": (config.reviewed, (None,)),
+        "reference": (config.reference, ("auto", "off")),
+        "minutes": (config.minutes, (None,)),
+    }
+    for key, (value, usable) in (of_dense if is_dense else of_whole_network).items():
         if value not in usable:
             raise ConfigError(
-                f"{key}={value} cannot be used by recipe={config.recipe.name}; expected "
-                f"{' or '.join(map(str, usable))}: leave it out, or choose recipe={other}"
+                f"{key}={value} cannot be used by recipe={recipe.name}; expected "
+                f"{' or '.join(map(str, usable))}: leave it out, or choose recipe="
+                f"{'finetune or study' if is_dense else 'heatline'}"
             )
 
 
@@ -174,11 +157,7 @@ def write_config(config: TrainConfig, file: Path) -> None:
 
 
 def read_config(file: Path) -> TrainConfig:
-    """Read the configuration that a run was started with.
-
-    Raises:
-        ConfigError: the file does not exist, or another version of heatline wrote it.
-    """
+    """Read the configuration that a run was started with; a ConfigError if it is missing, or of another version."""
     import yaml
 
     try:
@@ -190,12 +169,9 @@ def read_config(file: Path) -> TrainConfig:
 
 
 def read_model(name: str) -> CnnConfig | VitConfig:
-    """Read a model's configuration by its file in `configs/model`, or by its timm name.
+    """Read a model's configuration by its file in `configs/model`, or by its timm name; a ConfigError if it is unknown.
 
     A CNN with a dense head has the CNN's name with `_dense` appended.
-
-    Raises:
-        ConfigError: the name is unknown, or names a ViT with a dense head.
     """
     if name.endswith(DENSE):
         base = read_model(name.removesuffix(DENSE))
@@ -233,11 +209,7 @@ def _convert(values: Any, where: str, *, strict: bool = True) -> TrainConfig:
 
 
 def _resumed(config: TrainConfig, given: dict[str, str]) -> TrainConfig:
-    """Return the configuration of the run in `config.out`, to be resumed.
-
-    Raises:
-        ConfigError: there is none, or a given key differs from it.
-    """
+    """Return the configuration of the run in `config.out`, to be resumed."""
     file = Path(config.out) / "config.yaml"
     if not file.exists():
         raise ConfigError(

@@ -105,11 +105,25 @@ class AugmentConfig(Part, frozen=True, kw_only=True):
     """A light blur, in a quarter of the tiles."""
 
 
-class RecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="finetune"):
-    """How the whole network is trained."""
+class AnyRecipe(Part, frozen=True, kw_only=True, tag_field="kind"):
+    """What all recipes have."""
 
     name: str
     """The recipe's name."""
+    lr: Annotated[float, Meta(gt=0)]
+    """The highest learning rate."""
+    weight_decay: Annotated[float, Meta(ge=0)]
+    """Weight decay."""
+    warmup: Strength
+    """Share of the steps over which a cosine schedule rises."""
+    jitter_px: Natural
+    """Highest distance of a tile from its place in the grid, px."""
+    augment: AugmentConfig
+
+
+class RecipeConfig(AnyRecipe, frozen=True, kw_only=True, tag="finetune"):
+    """How the whole network is trained."""
+
     epochs: Positive | None
     """Number of passes over the training tiles."""
     steps: Positive | None
@@ -125,23 +139,14 @@ class RecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="finet
     """Tiles per step."""
     optimiser: Literal["adamw", "adam"]
     """`adamw` or `adam`."""
-    lr: Annotated[float, Meta(gt=0)]
-    """The highest learning rate."""
     lr_interval: tuple[Annotated[float, Meta(gt=0)], Annotated[float, Meta(gt=0)]]
-    """Interval in which a search looks for it."""
-    weight_decay: Annotated[float, Meta(ge=0)]
-    """Weight decay."""
+    """Interval in which a search looks for the learning rate."""
     schedule: Literal["cosine", "plateau"]
     """"cosine": up over the warm-up, then down to zero. "plateau": a tenth whenever validation loss stops falling."""
-    warmup: Strength
-    """Share of the steps over which a cosine schedule rises."""
     defective_share_of_batch: Share | None
     """Defective share of each batch; None: tiles come in their natural proportion."""
-    jitter_px: Natural
-    """Highest distance of a tile from its place in the grid, px."""
     skip_ambiguous: bool
     """Whether training leaves out ambiguous tiles: those with too few defective px to be defective."""
-    augment: AugmentConfig
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
@@ -160,11 +165,9 @@ class CopiesConfig(Part, frozen=True, kw_only=True):
     """Highest number of copies of each kind: of defective tiles, of good tiles, and with synthetic defects."""
 
 
-class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="dense"):
-    """How a dense head is trained on the features of a frozen trunk, and cross-validated."""
+class DenseRecipeConfig(AnyRecipe, frozen=True, kw_only=True, tag="dense"):
+    """How a dense head is trained on the features of a frozen trunk, and cross-validated; its schedule is a cosine."""
 
-    name: str
-    """The recipe's name."""
     folds: Annotated[int, Meta(ge=1, le=20)]
     """Folds of the cross-validation; fewer if there are fewer groups."""
     steps: Positive | None
@@ -179,20 +182,11 @@ class DenseRecipeConfig(Part, frozen=True, kw_only=True, tag_field="kind", tag="
     """Defective pictures per step of which only the label is known."""
     tiles_per_bag: Positive
     """Tiles of each of these pictures that get a gradient: the highest of the last evaluation, and as many others."""
-    lr: Annotated[float, Meta(gt=0)]
-    """The highest learning rate; it rises over the warm-up and falls to zero as a cosine."""
-    weight_decay: Annotated[float, Meta(ge=0)]
-    """Weight decay."""
-    warmup: Strength
-    """Share of the steps over which a cosine schedule rises."""
     finetune_steps: Natural
     """Additional steps in which the later stages of the trunk are also trained; 0: the trunk stays frozen."""
     finetune_lr: Annotated[float, Meta(gt=0)]
     """The highest learning rate of these stages."""
-    jitter_px: Natural
-    """Highest distance of a tile from its place in the grid, px."""
     copies: CopiesConfig
-    augment: AugmentConfig
 
     def steps_for(self, tiles: int) -> int:
         """Return the number of steps that train the head: `steps`, or three per ten tiles, from 400 to 9,000.

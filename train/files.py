@@ -26,13 +26,7 @@ def write_atomically(file: Path, write: Callable[[Path], object]) -> None:
 
 
 def make_folder(folder: Path, option: str) -> Path:
-    """Make a folder, and return it.
-
-    Args:
-        option: that chooses another place.
-    Raises:
-        TrainingError: it cannot be made.
-    """
+    """Make a folder, and return it, else a TrainingError; `option` chooses another place."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -52,11 +52,10 @@ class FrameStore:
         """
         current = fingerprint(images)
         index_file = folder / _INDEX
-        if index_file.exists():
-            with suppress(msgspec.MsgspecError):  # damaged, or of another version: decode again
-                index = msgspec.json.decode(index_file.read_bytes(), type=_Index)
-                if index.fingerprint == current:
-                    return cls(folder, images, index)
+        with suppress(FileNotFoundError, msgspec.MsgspecError):  # none, damaged, or of another version: decode again
+            index = msgspec.json.decode(index_file.read_bytes(), type=_Index)
+            if index.fingerprint == current:
+                return cls(folder, images, index)
         delete_frames(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -177,6 +176,10 @@ class TileTable:
 
     def __len__(self) -> int:
         return len(self.frame)
+
+    def place(self, row: int) -> tuple[int, int, int]:
+        """Return the frame of a tile, and its top left corner y, x, px."""
+        return int(self.frame[row]), int(self.y[row]), int(self.x[row])
 
     @property
     def ambiguous(self) -> NDArray[np.bool_]:

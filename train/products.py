@@ -49,14 +49,15 @@ def plan_products(folder: Path, overrides: Sequence[str]) -> dict[str, TrainConf
         InputError: `folder` holds no folders, or is itself a product.
         ConfigError: an override is wrong, cannot be shared, or differs from that of a run that has begun.
     """
-    for item in overrides:
-        key, _, value = item.partition("=")
-        if key in _ONE_EACH:
-            raise ConfigError(f"{item} cannot be given with --products: {_ONE_EACH[key]}")
-        if key == "reference" and value not in REFERENCE_WORDS:
-            raise ConfigError(f"{item} cannot be given with --products: a picture shows one product; train that alone")
-    folder = folder.resolve()
     given = dict(item.partition("=")[::2] for item in overrides)
+    for key, value in given.items():
+        if key in _ONE_EACH:
+            raise ConfigError(f"{key}={value} cannot be given with --products: {_ONE_EACH[key]}")
+        if key == "reference" and value not in REFERENCE_WORDS:
+            raise ConfigError(
+                f"{key}={value} cannot be given with --products: a picture shows one product; train that alone"
+            )
+    folder = folder.resolve()
     out = Path(given.pop("out", f"runs/{folder.name}")).resolve()
     shared = [f"{key}={value}" for key, value in given.items()]
     if out.is_relative_to(folder):

@@ -374,22 +374,15 @@ def read_as(
 def split_data(config: TrainConfig, data: LabelledFolder) -> Split:
     """Split the groups by name if the configuration names any, else by fractions.
 
+    A cross-validation trains and validates on all groups that are not split off for the test.
+
     Raises:
         ConfigError, InputError: as `split_by_name`, `split_by_fractions` and `LabelledFolder.groups`.
     """
-    groups = data.groups()
-    if isinstance(config.recipe, DenseRecipeConfig):
-        return _split_off_test(config, groups, data.groups_with_defects())
-    if config.split.val or config.split.test:
-        return split_by_name(groups, config.split.val, config.split.test)
-    return split_by_fractions(groups, config.split.fractions, config.seed, data.groups_with_defects())
-
-
-def _split_off_test(config: TrainConfig, groups: list[str], defective: set[str]) -> Split:
-    """Split off only the test groups: a cross-validation trains and validates on all others."""
-    split = config.split
+    groups, split, needs_val = data.groups(), config.split, not isinstance(config.recipe, DenseRecipeConfig)
     if split.val or split.test:
-        found = split_by_name(groups, split.val, split.test, needs_val=False)
+        found = split_by_name(groups, split.val, split.test, needs_val=needs_val)
     else:
-        found = split_by_fractions(groups, split.fractions, config.seed, defective, needs_val=False)
-    return Split(tuple(sorted({*found.train, *found.val})), (), found.test)
+        defective = {str(image.group) for image in data.images if image.defective}
+        found = split_by_fractions(groups, split.fractions, config.seed, defective, needs_val=needs_val)
+    return found if needs_val else Split(tuple(sorted({*found.train, *found.val})), (), found.test)

@@ -121,7 +121,7 @@ class SearchReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def search(overrides: Sequence[str], report_line: ReportLine = print) -> SearchReport:
-    """Run trials of a search until enough are finished; return a report.
+    """Run trials of a search until enough of all workers are finished; return a report. Failed ones do not count.
 
     Args:
         overrides: `key=value`; keys with `search.` are those of the search, others those of
@@ -152,12 +152,13 @@ def search(overrides: Sequence[str], report_line: ReportLine = print) -> SearchR
         with using_storage(TrainingError):
             try:
                 with tempfile.TemporaryDirectory(prefix="frames-", dir=out) as cache:
-                    run_trials(
-                        study,
-                        lambda trial: _train_trial(trial, config, options, out, Path(cache), report_line),
-                        options.trials,
-                        partial(_report_trial, report_line=report_line, out=out),
-                    )
+                    if len(study.get_trials(deepcopy=False, states=FINISHED)) < options.trials:
+                        after_each = partial(_report_trial, report_line=report_line, out=out)
+                        study.optimize(
+                            lambda trial: _train_trial(trial, config, options, out, Path(cache), report_line),
+                            callbacks=[after_each, MaxTrialsCallback(options.trials, FINISHED)],
+                            gc_after_trial=True,
+                        )
             except (Interrupted, KeyboardInterrupt) as error:
                 raise Interrupted(
                     f"stopped with {len(study.get_trials(deepcopy=False, states=FINISHED))} of "
@@ -226,18 +227,6 @@ def using_storage(kind: type[HeatlineError]) -> Iterator[None]:
             f"the database of the search, search.storage, cannot be used: {reason}; name or restore one that can be "
             "reached, such as sqlite:////srv/searches.db, then give the same command again"
         ) from error
-
-
-def run_trials(
-    study: Study,
-    objective: Callable[[optuna.Trial], float],
-    trials: int,
-    after_each: Callable[[Study, FrozenTrial], None] = lambda study, trial: None,
-) -> None:
-    """Run trials until this many of all workers are finished; pruned trials count, failed ones do not."""
-    if len(study.get_trials(deepcopy=False, states=FINISHED)) < trials:
-        end = MaxTrialsCallback(trials, FINISHED)
-        study.optimize(objective, callbacks=[after_each, end], gc_after_trial=True)
 
 
 def _train_trial(

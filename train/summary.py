@@ -1,8 +1,8 @@
 """The summary of a folder of pictures, with every file that a training cannot use."""
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
@@ -63,38 +63,6 @@ class FolderSummary(msgspec.Struct, frozen=True, kw_only=True):
     """Sentences: each file that cannot be used, or picture whose annotation cannot be used, with the reason."""
 
 
-@dataclass
-class _Decoded:
-    """Facts that need decoded pictures."""
-
-    images: list[LabelledImage] = field(default_factory=list)
-    thumbnails: list[NDArray[np.uint8]] = field(default_factory=list)
-    sizes: Counter[str] = field(default_factory=Counter)
-    colours: Counter[str] = field(default_factory=Counter)
-    classes: Counter[str] = field(default_factory=Counter)
-    tiles: Counter[str] = field(default_factory=lambda: Counter(clean=0, ambiguous=0, defective=0))
-    areas_px: list[int] = field(default_factory=list)
-
-    def add(self, image: LabelledImage) -> None:
-        """Decode a picture and its annotation and count them; change nothing if either cannot be used."""
-        pixels, pixel_format = read_image(image.path)
-        rgb = to_rgb(pixels, pixel_format)
-        height, width, _ = rgb.shape
-        mask, objects = image.mask((height, width)), image.objects()
-        self.images.append(image)
-        self.thumbnails.append(thumbnail(rgb))
-        self.sizes[f"{width}x{height}"] += 1
-        self.colours[_FORMATS[pixel_format]] += 1
-        self.classes.update(objects)
-        if mask is None:
-            return
-        self.areas_px += defect_areas(mask)
-        grid = TileGrid((height, width), TILE_PX, OVERLAP_PX)
-        defect_px = np.array([np.count_nonzero(mask[y : y + TILE_PX, x : x + TILE_PX]) for y, x in grid.origins_yx])
-        limits = [defect_px == 0, defect_px <= DEFECTIVE_SHARE * TILE_PX**2]
-        self.tiles.update(np.select(limits, ["clean", "ambiguous"], "defective").tolist())
-
-
 def summarise_folder(
     folder: Path, truth: str | None = None, column: str | None = None, pattern: str | None = None, track: Track = iter
 ) -> FolderSummary:
@@ -125,21 +93,39 @@ def summarise_folder(
     ]
     for place, annotation in data.unmatched.items():
         unusable.append(f"{annotation.file} marks {place}, and there is no such picture")
-    decoded = _Decoded()
+    images: list[LabelledImage] = []
+    thumbnails: list[NDArray[np.uint8]] = []
+    areas_px: list[int] = []
+    sizes, colours, classes = Counter[str](), Counter[str](), Counter[str]()
+    tiles = Counter(clean=0, ambiguous=0, defective=0)
     for image in track(data.images):
         try:
-            decoded.add(image)
+            pixels, pixel_format = read_image(image.path)
+            rgb = to_rgb(pixels, pixel_format)
+            height, width, _ = rgb.shape
+            mask, objects = image.mask((height, width)), image.objects()
         except InputError as error:
             note(image.path, error)
-    images = decoded.images
+            continue
+        images.append(image)
+        thumbnails.append(thumbnail(rgb))
+        sizes[f"{width}x{height}"] += 1
+        colours[_FORMATS[pixel_format]] += 1
+        classes.update(objects)
+        if mask is not None:
+            areas_px += defect_areas(mask)
+            grid = TileGrid((height, width), TILE_PX, OVERLAP_PX)
+            defect_px = np.array([np.count_nonzero(mask[y : y + TILE_PX, x : x + TILE_PX]) for y, x in grid.origins_yx])
+            limits = [defect_px == 0, defect_px <= DEFECTIVE_SHARE * TILE_PX**2]
+            tiles.update(np.select(limits, ["clean", "ambiguous"], "defective").tolist())
     data = replace(data, images=tuple(images))
     groups = None if any(image.group is None for image in images) else Counter(str(image.group) for image in images)
     groups_of = [image.name if groups is None else str(image.group) for image in images]
-    pairs = near_duplicates_across(np.array(decoded.thumbnails), groups_of)
+    pairs = near_duplicates_across(np.array(thumbnails), groups_of)
     defective = sum(image.defective for image in images)
     warnings = [f"pictures in folders that are not read: {layout.describe_unread()}"] if layout.unread else []
     if images:
-        warnings += _find_warnings(data, decoded, names_groups=discovery is None)
+        warnings += _find_warnings(data, tiles, areas_px, names_groups=discovery is None)
     if pairs:
         twins = images[pairs[0][0]], images[pairs[0][1]]
         one, other = (f"{image.path.name} ({image.group})" if groups else image.path.name for image in twins)
@@ -156,12 +142,12 @@ def summarise_folder(
         defective=defective,
         assumptions=[] if discovery is None or not images else [*discovery.assumptions],
         labels_only=sum(image.defective and image.labels_only for image in images),
-        sizes=dict(decoded.sizes.most_common()),
-        colours=dict(decoded.colours.most_common()),
+        sizes=dict(sizes.most_common()),
+        colours=dict(colours.most_common()),
         groups_are=utf8_safe(data.groups_are),
         groups=groups and {utf8_safe(name): count for name, count in groups.items()},
-        classes=dict(sorted(decoded.classes.items(), key=lambda item: (-item[1], item[0]))),
-        tiles=dict(decoded.tiles) if decoded.tiles.total() else None,
+        classes=dict(sorted(classes.items(), key=lambda item: (-item[1], item[0]))),
+        tiles=dict(tiles) if tiles.total() else None,
         near_duplicates=[
             (utf8_safe(str(images[one].path)), utf8_safe(str(images[other].path))) for one, other, _ in pairs
         ],
@@ -171,7 +157,9 @@ def summarise_folder(
     )
 
 
-def _find_warnings(data: LabelledFolder, decoded: _Decoded, *, names_groups: bool) -> Sequence[str]:
+def _find_warnings(
+    data: LabelledFolder, tiles: Mapping[str, int], areas_px: Sequence[int], *, names_groups: bool
+) -> Sequence[str]:
     """Describe what a training would refuse, and labels that may not suffice."""
     warnings = []
     if not any(image.defective for image in data.images):
@@ -183,8 +171,7 @@ def _find_warnings(data: LabelledFolder, decoded: _Decoded, *, names_groups: boo
         warnings.append("no picture is good, and no annotation says which part of the others is; add good pictures")
     if names_groups and (mixture := data.describe_mixture()):  # otherwise the assumptions include it
         warnings.append(mixture)
-    ambiguous, over = decoded.tiles["ambiguous"], decoded.tiles["defective"]
-    warnings += describe_small_defects(decoded.areas_px, ambiguous, over, TILE_PX, DEFECTIVE_SHARE)
+    warnings += describe_small_defects(areas_px, tiles["ambiguous"], tiles["defective"], TILE_PX, DEFECTIVE_SHARE)
     warnings += describe_few_groups(data.images)
     if any(image.group is None for image in data.images):
         warnings.append(

@@ -3,10 +3,9 @@
 A cross-validated run is trained on all its frames; for these, the recorded held-out predictions are used.
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
@@ -20,12 +19,10 @@ from heatline.edge.inference import Engine, infer
 from heatline.edge.inference.engine import Done, Failed, Fill
 from heatline.edge.util.sampling import divide
 from heatline.train.dense.tiles import OutOfFold
+from heatline.train.progress import Track
 from heatline.train.readers import LabelledImage
-from heatline.train.run import RunFolder
-
-if TYPE_CHECKING:
-    from heatline.train.references import References
-    from heatline.train.run import TrainedRun
+from heatline.train.references import References
+from heatline.train.run import RunFolder, TrainedRun
 
 Inputs = tuple[NDArray[np.uint8], ...]
 """What a graph takes: tiles [N, tile, tile, 3], and if it compares, their differences [N, cells, cells, channels]."""
@@ -79,7 +76,7 @@ class ValidationFrames:
     """Fold of each picture, with recorded predictions."""
 
 
-def validation_frames(run: "TrainedRun") -> ValidationFrames:
+def validation_frames(run: TrainedRun) -> ValidationFrames:
     """Return the validation frames of a run; an InputError if its recorded predictions belong to other pictures.
 
     Reviewed frames are not among those of a cross-validated run: people mark what is wrong, so they would not set the
@@ -179,7 +176,7 @@ class ValidationPass:
 
 
 def graph_inputs(
-    image: LabelledImage, rgb: NDArray[np.uint8], grid: TileGrid, references: "References | None"
+    image: LabelledImage, rgb: NDArray[np.uint8], grid: TileGrid, references: References | None
 ) -> Inputs | None:
     """Return what a graph takes for all tiles of a frame; None: the frame cannot be aligned with its reference."""
     if references is None:
@@ -190,31 +187,28 @@ def graph_inputs(
 
 
 def run_validation(
-    images: Iterable[LabelledImage],
+    frames: ValidationFrames,
     engine: Engine,
-    *,
     grid: Grid,
     map_hw: tuple[int, int],
-    are: str = "of the validation groups",
-    references: "References | None" = None,
+    references: References | None = None,
+    track: Track = iter,
 ) -> ValidationPass:
-    """Run all tiles of the images through the engine.
+    """Run all tiles of the frames through the engine, or take their recorded predictions.
 
     Thresholds come from good frames. If there is none, defective frames without their defective tiles replace them:
     every tile with a defective pixel is left out, as an ambiguous tile is not good either. Frames that cannot be
     aligned with their reference are left out, as the line gives them no verdict.
 
-    Args:
-        are: phrase for messages: which images these are.
     Raises:
-        InputError: no image that is aligned has a tile without a defect.
+        InputError: no frame that is aligned has a tile without a defect.
     """
     good: dict[Path, GoodFrame] = {}
     defective: dict[Path, float] = {}
     substitutes: dict[Path, GoodFrame] = {}
     extremes: list[tuple[float, Inputs]] = []
-    side = grid.tile_px
-    for image in images:
+    side, engine = grid.tile_px, frames.recorded or engine
+    for image in track(frames.images):
         rgb = image.pixels()
         frame_hw = (rgb.shape[0], rgb.shape[1])
         tile_grid = TileGrid(frame_hw, side, grid.overlap_px)
@@ -237,11 +231,12 @@ def run_validation(
             (substitutes if image.defective else good)[image.path] = frame
     if not good and not substitutes:
         raise InputError(
-            f"the frames {are} hold no tile without a defect{'' if references is None else ' in an aligned frame'}, so "
-            "no threshold can be set; add good pictures, or choose other groups with split.val"
+            f"the frames {frames.are} hold no tile without a defect"
+            f"{'' if references is None else ' in an aligned frame'}, so no threshold can be set; add good "
+            "pictures, or choose other groups with split.val"
         )
     tiles, *difference = (np.stack(column) for column in zip(*(inputs for _, inputs in extremes), strict=True))
-    return ValidationPass(good, substitutes, defective, are, tiles, *difference)
+    return ValidationPass(good, substitutes, defective, frames.are, tiles, *difference)
 
 
 def _extremes(candidates: list[tuple[float, Inputs]]) -> list[tuple[float, Inputs]]:

@@ -271,11 +271,9 @@ def train_whole_network(
     """Train all weights, starting from the run's checkpoint if it has one; arguments and errors as `fit`."""
     torch.manual_seed(config.seed)
     resumed = run.last.exists()
-    if resumed:  # the checkpoint holds all weights, and the summary their provenance
-        model, _ = build_model(msgspec.structs.replace(config.model, weights="none"), config.tiles.tile_px)
-        weights = run.read_summary().weights
-    else:
-        model, weights = build_model(config.model, config.tiles.tile_px)
+    # If it is resumed, the checkpoint holds all weights, and the summary their provenance.
+    start = msgspec.structs.replace(config.model, weights="none") if resumed else config.model
+    model, weights = build_model(start, config.tiles.tile_px)
     precision, reason = choose_precision(config.trainer.precision, config.trainer.accelerator)
     flags = {"accelerator": config.trainer.accelerator, "precision": precision}
     _trainer(flags, barebones=True)  # refuses wrong flags before any work
@@ -307,7 +305,7 @@ def train_whole_network(
         digests=digest_groups(train_images),
         labelled="tiles",
         tiles={part: table.counts() for part, table in tables.items()},
-        weights=weights,
+        weights=run.read_summary().weights if resumed else weights,
         precision=precision,
         tiles_per_s=None,
         seconds=0.0,
@@ -318,6 +316,7 @@ def train_whole_network(
     run.begin(config)
     if not resumed:  # a resumed training needs the provenance, even after a kill
         run.write_summary(summary)
+    checkpoint_options: Any = {"save_on_train_epoch_end": False, "enable_version_counter": False}
     trainer = _trainer(
         flags,
         deterministic=torch.cuda.is_available(),
@@ -333,7 +332,10 @@ def train_whole_network(
             timer,
             stop,
             *callbacks,
-            *_checkpointing(config, run),
+            ModelCheckpoint(run.checkpoints, run.best.stem, monitor="val_merit", mode="max", **checkpoint_options),
+            # A separate callback: `save_last` of the first would be written only together with the best checkpoint.
+            ModelCheckpoint(run.checkpoints, run.last.stem, **checkpoint_options),
+            *(() if recipe.patience is None else [EarlyStopping("val_merit", mode="max", patience=recipe.patience)]),
         ],
     )
     batches = TrainingBatches(store, tiles, config.tiles, sampler, recipe, lambda: range(trainer.global_step, steps))
@@ -378,19 +380,6 @@ def _trainer(flags: dict[str, Any], **more: Any) -> Trainer:
     except (MisconfigurationException, ValueError, TypeError) as error:
         settings = ", ".join(f"trainer.{key}={value}" for key, value in flags.items())
         raise ConfigError(f"Lightning cannot train with {settings}: {' '.join(str(error).split())}") from error
-
-
-def _checkpointing(config: TrainConfig, run: RunFolder) -> list[Callback]:
-    """Create the callbacks that write checkpoints and end a training that no longer improves."""
-    options: Any = {"save_on_train_epoch_end": False, "enable_version_counter": False}
-    callbacks: list[Callback] = [
-        ModelCheckpoint(run.checkpoints, run.best.stem, monitor="val_merit", mode="max", **options),
-        # A separate callback: `save_last` of the first would be written only together with the best checkpoint.
-        ModelCheckpoint(run.checkpoints, run.last.stem, **options),
-    ]
-    if config.finetune.patience is not None:
-        callbacks.append(EarlyStopping("val_merit", mode="max", patience=config.finetune.patience))
-    return callbacks
 
 
 class _AtomicCheckpoints(TorchCheckpointIO):

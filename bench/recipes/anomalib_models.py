@@ -18,7 +18,7 @@ from heatline.bench.watched_process import log_tail
 from heatline.edge.errors import BenchError
 from heatline.edge.util.text import format_count
 from heatline.train.compose import read_model
-from heatline.train.dense.copies import digest_pictures
+from heatline.train.dense.samples import digest_pictures
 from heatline.train.files import write_atomically
 from heatline.train.frames import cut
 from heatline.train.models.weights import load_pretrained

@@ -9,13 +9,12 @@ import msgspec
 
 from heatline.edge.bundle import Bundle, open_verified_engine
 from heatline.edge.calibration.statistics import interval
-from heatline.edge.config import LineConfig
+from heatline.edge.config import LineConfig, ThresholdsConfig
+from heatline.edge.config.engine import EngineConfig
 from heatline.edge.errors import EngineError, GeometryError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.images import read_image
-from heatline.edge.inference import EngineKind, Precision
-from heatline.edge.inference.engine import PROCESSOR
 from heatline.edge.inspection.inspector import Inspector, product_references
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.monitor.marks import Truth
@@ -41,31 +40,17 @@ class Judged(NamedTuple):
 class Judging:
     """The settings of a line by which both bundles judge. The defaults are those of a bundle without a line."""
 
-    precision: Precision = "f32"
-    kind: EngineKind = "openvino"
-    device: str = PROCESSOR
-    score: float | None = None
-    evidence: float | None = None
-    """Thresholds of the line's file, logits; None: each bundle's own."""
+    engine: EngineConfig = EngineConfig()  # noqa: RUF009 they are frozen
+    thresholds: ThresholdsConfig = ThresholdsConfig()  # noqa: RUF009
     overlap_px: int | None = None
-    check_plausibility: bool = True
     areas: Mapping[str, RegionOfInterest] = field(default_factory=dict)
     """Regions of interest by camera."""
 
     @classmethod
     def of_line(cls, config: LineConfig) -> "Judging":
         """Return the settings of a line, with one product in its place, if the line has products."""
-        engine, thresholds = config.engine, config.thresholds
-        return cls(
-            precision=engine.precision,
-            kind=engine.kind,
-            device=engine.device,
-            score=thresholds.score,
-            evidence=thresholds.evidence,
-            overlap_px=config.tiles.overlap_px,
-            check_plausibility=thresholds.check_plausibility in (None, True),
-            areas={camera.name: camera.region_of_interest for camera in config.cameras},
-        )
+        areas = {camera.name: camera.region_of_interest for camera in config.cameras}
+        return cls(config.engine, config.thresholds, config.tiles.overlap_px, areas)
 
     @classmethod
     def of_frames(cls, frames: Sequence[MarkedFrame], bundle: Bundle) -> "Judging":
@@ -74,23 +59,24 @@ class Judging:
         own = [each.event for each in frames if each.event.bundle and each.event.bundle.name == bundle.manifest.name]
         used = [event.precision or "" for event in own]
         common = max(sorted(set(used)), key=used.count, default="f32")
-        return cls(precision=next((each for each in bundle.manifest.precisions if each == common), "f32"))
+        return cls(EngineConfig(precision=next((each for each in bundle.manifest.precisions if each == common), "f32")))
 
 
 def judge_frames(bundle: Bundle, frames: Sequence[UsableFrame], judging: Judging, track: Track = iter) -> list[Judged]:
     """Return a bundle's answer on each frame; a BundleError or EngineError if it cannot be used on this machine."""
-    manifest = bundle.manifest
-    verified = open_verified_engine(bundle, judging.kind, judging.precision, device=judging.device)
+    manifest, engine, thresholds = bundle.manifest, judging.engine, judging.thresholds
+    verified = open_verified_engine(bundle, engine.kind, engine.precision, device=engine.device)
+    checks = thresholds.check_plausibility is not False
     inspector = Inspector(
         manifest,
         verified.engine,
-        thresholds=Thresholds.of(manifest.calibration, judging.score, judging.evidence),
+        thresholds=Thresholds.of(manifest.calibration, thresholds.score, thresholds.evidence),
         overlap_px=judging.overlap_px,
-        plausibility=bundle.plausibility() if judging.check_plausibility else None,
+        plausibility=bundle.plausibility() if checks else None,
         plausibility_by_camera={
             camera: plausibility
             for camera, (area, plausibility) in bundle.plausibility_by_camera().items()
-            if judging.check_plausibility and judging.areas.get(camera) == area
+            if checks and judging.areas.get(camera) == area
         },
         references=product_references(bundle, sorted({frame.camera for frame in frames})),
     )
@@ -146,7 +132,8 @@ class Rate(msgspec.Struct, frozen=True):
     """Two-sided, 95 % (Clopper and Pearson); None: there are no frames."""
 
     @classmethod
-    def measure(cls, count: int, of: int) -> "Rate":
+    def measure(cls, verdicts: Sequence[Verdict], counted: Verdict) -> "Rate":
+        count, of = verdicts.count(counted), len(verdicts)
         return cls(count, of, interval(count, of) if of else None)
 
     def __str__(self) -> str:
@@ -210,22 +197,16 @@ def compare(answers: Sequence[Answer]) -> Comparison:
             f"it finds no defect in {format_count(len(lost), 'frame')} in which the old one rightly finds one, first "
             f"{lost[0]}"
         )
-    return Comparison(old=old, new=new, reasons=reasons, lost=lost, held_out=sum(answer.held_out for answer in answers))
+    return Comparison(old=old, new=new, reasons=reasons, lost=lost, held_out=len(held_out))
 
 
 def _figures(answers: Sequence[Answer], name: str) -> Figures:
     held_out = [answer for answer in answers if answer.held_out]
-
-    def rate(truth: Truth, verdict: Verdict) -> Rate:
-        of = [getattr(answer, name) for answer in held_out if answer.truth == truth]
-        return Rate.measure(of.count(verdict), len(of))
-
-    finds = [answer for answer in answers if _is_find(answer, "old")]
     return Figures(
-        false_alarms=rate("good", "DEFECT"),
-        missed=rate("defective", "GOOD"),
-        no_verdict=Rate.measure(sum(getattr(each, name) == "NO_VERDICT" for each in held_out), len(held_out)),
-        finds=Rate.measure(sum(_is_find(each, name) for each in finds), len(finds)),
+        false_alarms=Rate.measure([getattr(each, name) for each in held_out if each.truth == "good"], "DEFECT"),
+        missed=Rate.measure([getattr(each, name) for each in held_out if each.truth == "defective"], "GOOD"),
+        no_verdict=Rate.measure([getattr(each, name) for each in held_out], "NO_VERDICT"),
+        finds=Rate.measure([getattr(each, name) for each in answers if _is_find(each, "old")], "DEFECT"),
     )
 
 

@@ -35,7 +35,8 @@ def export_next(
     Args:
         folder: the training folder, without reviewed frames.
     """
-    was = old.manifest
+    was, recipe = old.manifest, run.config.recipe
+    finetuned = not isinstance(recipe, DenseRecipeConfig) or recipe.finetune_steps > 0
     with tempfile.TemporaryDirectory(prefix=".heatline-", dir=target.parent) as scratch:
         exported = export_run(
             run,
@@ -52,9 +53,9 @@ def export_next(
             say=say,
         )
         files = {name: (exported.path / name).read_bytes() for name in exported.manifest.files}
-        calibration, carried = carry_over(old, exported.manifest, finetuned=_is_finetuned(run))
+        calibration, carried = carry_over(old, exported.manifest, finetuned=finetuned)
         references, pictures = carry_references(old, exported.manifest)
-        kept = has_appearance_of_line(was) and has_same_features(was, exported.manifest, finetuned=_is_finetuned(run))
+        kept = has_appearance_of_line(was) and has_same_features(was, exported.manifest, finetuned=finetuned)
         manifest = msgspec.structs.replace(
             exported.manifest,
             calibration=calibration,
@@ -160,11 +161,6 @@ def failed_map_checks(manifest: Manifest) -> list[str]:
     """Return a sentence about each check that the map fails."""
     warnings = [] if manifest.map_checks is None else manifest.map_checks.warnings
     return [each.removesuffix(MAP_ALLOWED) for each in warnings if each.endswith(MAP_ALLOWED)]
-
-
-def _is_finetuned(run: TrainedRun) -> bool:
-    recipe = run.config.recipe
-    return not isinstance(recipe, DenseRecipeConfig) or recipe.finetune_steps > 0
 
 
 def _provenance(

@@ -38,24 +38,27 @@ class Retraining(msgspec.Struct, frozen=True, kw_only=True):
     """Whether its plausible appearance and its reference of drift are those of a calibration on the line."""
 
 
-class _Data(msgspec.Struct, frozen=True):
+class DataRecord(msgspec.Struct, frozen=True):
     """`provenance.data`: keys of `RunSummary`."""
 
     truth: str
     groups: dict[str, list[str]]
+    """Of train, val and test."""
     digests: list[str] = []
+    """Of one picture of each training group of the folder; empty: an older version trained it."""
 
 
-class _Training(msgspec.Struct, frozen=True):
+class TrainingRecord(msgspec.Struct, frozen=True):
     """`provenance.training`."""
 
     config: dict[str, Any]
     val: dict[str, float] = {}
+    """Figures of its cross-validation."""
 
 
-class _Provenance(msgspec.Struct, frozen=True):
-    data: _Data
-    training: _Training
+class Provenance(msgspec.Struct, frozen=True):
+    data: DataRecord
+    training: TrainingRecord
     retraining: Retraining = Retraining()
 
 
@@ -65,14 +68,7 @@ class Origin:
 
     config: TrainConfig
     """Of its training; `data` is the folder that is used now."""
-    groups: dict[str, list[str]]
-    """Groups of train, val and test."""
-    digests: frozenset[str]
-    """Of one picture of each training group of the folder; empty: an older version trained it."""
-    val: dict[str, float]
-    """Figures of its cross-validation."""
-    retraining: Retraining
-    """The reviewed frames that it was trained on."""
+    recorded: Provenance
 
     def read_folder(self) -> LabelledFolder:
         """Read the training folder as the training did, without reviewed frames.
@@ -86,13 +82,12 @@ class Origin:
                 f"the training folder {folder} is gone, and the new model must be trained on it too; restore it, or "
                 "name where it is now with --data"
             )
-        data = read_data(msgspec.structs.replace(self.config, reviewed=None))
-        if missing := self.digests - {
-            *digest_groups(each for each in data.images if each.group in self.groups["train"])
-        }:
+        data, was = read_data(msgspec.structs.replace(self.config, reviewed=None)), self.recorded.data
+        digests = {*was.digests}
+        if missing := digests - {*digest_groups(each for each in data.images if each.group in was.groups["train"])}:
             raise InputError(
                 f"{folder} is not the folder that the bundle was trained on: the pictures of {len(missing)} of its "
-                f"{format_count(len(self.digests), 'group')} are missing, have changed or are in other groups; restore "
+                f"{format_count(len(digests), 'group')} are missing, have changed or are in other groups; restore "
                 "them, name the right folder with --data, or train again with heatline train"
             )
         return data
@@ -101,10 +96,9 @@ class Origin:
         """Return the reviewed frames that the bundle was trained on, and a sentence if they do not exist any more."""
         if self.config.reviewed is None:
             return [], None
+        folder = Path(self.config.reviewed)
         try:
-            return [
-                (Path(self.config.reviewed) / row.file, row) for row in read_index(Path(self.config.reviewed))
-            ], None
+            return [(folder / row.file, row) for row in read_index(folder)], None
         except InputError as error:
             return [], f"the frames of earlier retrainings are left out, unless their evidence is still there: {error}"
 
@@ -118,7 +112,7 @@ def origin_of(bundle: Bundle, data: Path | None) -> Origin:
         InputError: the bundle does not say, or its recipe cannot use reviewed frames.
     """
     try:
-        found = msgspec.convert(bundle.manifest.provenance, _Provenance)
+        found = msgspec.convert(bundle.manifest.provenance, Provenance)
         config = restore_config(found.training.config, Path())
     except msgspec.ValidationError as error:
         raise InputError(
@@ -130,15 +124,14 @@ def origin_of(bundle: Bundle, data: Path | None) -> Origin:
             f"{bundle.path} was trained by recipe={config.recipe.name}, and only models of recipe=heatline are trained "
             "again with reviewed frames; train it again by hand on the exported evidence"
         )
-    test = list(found.data.groups["test"])
     config = msgspec.structs.replace(
         config,
         data=config.data if data is None else str(data.resolve()),
         truth=found.data.truth,
         # By name, as more groups would change what the shares of the first training draw.
-        split=msgspec.structs.replace(config.split, val=[], test=test, fractions=[1.0, 0.0, 0.0]),
+        split=msgspec.structs.replace(config.split, val=[], test=found.data.groups["test"], fractions=[1.0, 0.0, 0.0]),
     )
-    return Origin(config, found.data.groups, frozenset(found.data.digests), found.training.val, found.retraining)
+    return Origin(config, found)
 
 
 Kind = Literal["false alarm", "missed", "right DEFECT", "right GOOD"]
@@ -228,12 +221,13 @@ def plan_retraining(
         InputError: there are too few corrections, or marks contradict the training folder.
     """
     frames, in_folder, note = _group(selection.frames, data, former)
+    was, tested = origin.recorded.retraining, origin.recorded.data.groups["test"]
     judged = judge(frames)
     verdicts = [each.verdict for each in judged]
     missed = [each.hint for frame, each in zip(frames, judged, strict=True) if kind_of(frame, each.verdict) == "missed"]
     of = f"of {format_count(len(missed), 'missed defect')}"
     hints = [f"{count} {of}: {hint}" for hint, count in Counter(missed).items() if hint is not None]
-    trained_digests = {*origin.retraining.trained, *(row.digest for _, row in former)}
+    trained_digests = {*was.trained, *(row.digest for _, row in former)}
     trained_groups = {image.group for image in data.images} | {row.group for _, row in former}
     candidates = [
         Candidate(
@@ -243,7 +237,7 @@ def plan_retraining(
             or frame.digest in in_folder
             or frame.group in trained_groups
             # Its part was trained on, although that frame now has another group, or is gone.
-            or marked.group in origin.retraining.groups,
+            or marked.group in was.groups,
         )
         for marked, frame, verdict in zip(selection.frames, frames, verdicts, strict=True)
     ]
@@ -272,9 +266,9 @@ def plan_retraining(
         (frame.path, _row(frame))
         for frame in frames
         # Pictures of a test group are never trained on, nor are frames that resemble them.
-        if frame.digest not in held_out and frame.digest not in in_folder and frame.group not in origin.groups["test"]
+        if frame.digest not in held_out and frame.digest not in in_folder and frame.group not in tested
     ]
-    groups = {frame.group for frame in selection.frames if frame.digest not in held_out} | {*origin.retraining.groups}
+    groups = {frame.group for frame in selection.frames if frame.digest not in held_out} | {*was.groups}
     return Plan(rows, list(zip(frames, verdicts, strict=True)), held_out, frozenset(groups), note, hints)
 
 

@@ -114,7 +114,7 @@ def retrain(
         comparison=comparison,
         answers=answers,
         trained=trained,
-        val_old=origin.val,
+        val_old=origin.recorded.training.val,
         val_new=new.manifest.provenance["training"]["val"],
         warnings=[sentence for sentence in warnings if sentence is not None],
     )
@@ -147,10 +147,10 @@ def train_and_export(
 
 
 def _compare(old: Bundle, new: Bundle, plan: Plan, judging: Judging) -> tuple[Comparison, list[Answer]]:
-    precision, manifest, reasons = judging.precision, new.manifest, []
+    precision, manifest, reasons = judging.engine.precision, new.manifest, []
     if precision not in manifest.precisions:
         reasons.append(f"it has no {precision}, in which the line computes: {manifest.why_without(precision)}")
-        judging = replace(judging, precision="f32")
+        judging = replace(judging, engine=msgspec.structs.replace(judging.engine, precision="f32"))
     if not failed_map_checks(old.manifest):
         reasons += failed_map_checks(manifest)
     frames = [frame for frame, _ in plan.evaluated]

@@ -33,7 +33,7 @@ from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.readers import read_folder
 from heatline.train.references import ReferenceSummary
 from heatline.train.run import Split, TrainedRun, load_run
-from heatline.train.validation_frames import graph_inputs, run_validation
+from heatline.train.validation_frames import ValidationFrames, graph_inputs, run_validation
 from tests.command import complaint, heatline, heatline_process
 from tests.toy_vit import ToyViT
 from tests.train.blobs import BOARD_HW, draw_blobs, draw_boards
@@ -132,15 +132,16 @@ def test_without_good_frames_clean_tiles_of_others_are_used(exported: Bundle, ru
     manifest = exported.manifest
     engine = open_engine("openvino", exported.path, TILE)
     defective = [image for image in run.split.images(run.data, "val") if image.defective]
-    found = run_validation(defective, engine, grid=manifest.grid, map_hw=manifest.map.hw)
+    found = run_validation(ValidationFrames(defective, None, "of boards"), engine, manifest.grid, manifest.map.hw)
     assert "without their defective tiles" in found.frames_are
     assert len(found.frames) == len(defective) == 2
     tiles = np.concatenate([clean_tiles(image.pixels(), image.mask((150, 200))) for image in defective])
     highest = infer(engine, tiles)[0].max()
     assert max(frame.highest_logit for frame in found.frames.values()) == pytest.approx(highest, abs=1e-5)
     images = read_folder(draw_blobs(tmp_path / "blobs", frame_hw=(60, 60), per_group=1)).images
+    frames = ValidationFrames([one for one in images if one.defective], None, "of blobs")
     with pytest.raises(InputError, match="no tile without a defect"):
-        run_validation([one for one in images if one.defective], engine, grid=manifest.grid, map_hw=manifest.map.hw)
+        run_validation(frames, engine, manifest.grid, manifest.map.hw)
 
 
 def clean_tiles(rgb: np.ndarray, mask: np.ndarray | None) -> np.ndarray:

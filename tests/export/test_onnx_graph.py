@@ -23,10 +23,9 @@ from heatline.edge.inference.devices import shared_core
 from heatline.edge.inference.engine import ONNX_GRAPH, OPENVINO_GRAPH
 from heatline.export import rollout_graph
 from heatline.export.gate import TOLERANCE, pass_gate, torch_answers
-from heatline.export.nodes import EXPLANATION, Nodes
 from heatline.export.onnx_graph import OPSET, Graphs, to_graphs
 from heatline.export.openvino_ir import to_ir, write_graphs
-from heatline.export.rollout_graph import EXACT, UNDER_BF16, Digits, Rollout
+from heatline.export.rollout_graph import EXACT, EXPLANATION, UNDER_BF16, Digits, Nodes, Rollout
 from heatline.train.models.explained import ExplainedClassifier
 from heatline.train.models.vit import RolloutClassifier, discard_lowest
 from tests.export.conftest import TILE, build_cnn

@@ -34,9 +34,9 @@ from heatline.export.quantise import (
     LAYERS,
     VARIANTS,
     Quantisation,
-    first_layers,
     in_f32_under_bf16,
     is_explanation,
+    outer_layers,
     output_layer,
     quantise,
 )
@@ -141,7 +141,7 @@ def test_layers_marked_as_f32_are_hardly_rounded_under_bf16_and_equal_in_f32(cas
     It also rounds where it emulates bf16, on a processor that has AVX-512 alone; on others it computes in f32.
     """
     f32 = case.f32
-    marked = in_f32_under_bf16(f32, first_layers(f32.read(), 1.0) + output_layer(f32.read()))
+    marked = in_f32_under_bf16(f32, outer_layers(f32.read(), 1.0) + output_layer(f32.read()))
     for a, b in zip(answers(f32, "f32"), answers(marked, "f32"), strict=True):
         np.testing.assert_array_equal(a, b)
     exact, rounded, noted = answers(f32, "f32")[1], answers(f32, "bf16")[1], answers(marked, "bf16")[1]
@@ -215,21 +215,21 @@ def test_the_first_variant_that_passes_is_shipped_else_the_last_that_runs_if_it_
     factor = np.float32(1e3 if "far" in options else np.nan if "nan" in options else 1.0)
     golden = dataclasses.replace(case.golden, map=factor * case.golden.map)
     tiles = flipped(case.validation) if "flipped" in options else case.validation
-    found = evaluate_candidates("int8", ways, tiles, golden, allow="allow" in options)
-    assert found.gate.graph == ("model_int8.xml" if ships else None)
-    assert (found.made is not None) == ships
-    assert [each.how for each in found.gate.attempts] == order
-    assert reason in (found.gate.reason or "")
-    assert bool(reason) == bool(found.gate.reason)
-    assert found.made is None or reason or found.made.tolerance == LEAST_TOLERANCE
+    gate, made = evaluate_candidates("int8", ways, tiles, golden, allow="allow" in options)
+    assert gate.graph == ("model_int8.xml" if ships else None)
+    assert (made is not None) == ships
+    assert [each.how for each in gate.attempts] == order
+    assert reason in (gate.reason or "")
+    assert bool(reason) == bool(gate.reason)
+    assert made is None or reason or made.tolerance == LEAST_TOLERANCE
 
 
 def test_a_variant_that_nncf_cannot_make_has_failed(case: Case) -> None:
     too_small = TILES[:2, : TILE // 2, : TILE // 2]
     ways = list(int8_candidates(case.f32, (too_small,), transformer=False))[:1]
-    gone = evaluate_candidates("int8", ways, case.validation, case.golden, allow=True)
-    assert (gone.gate.graph, len(gone.gate.attempts)) == (None, 1)
-    assert "NNCF cannot quantise this model" in (gone.gate.reason or "")
+    gone, _ = evaluate_candidates("int8", ways, case.validation, case.golden, allow=True)
+    assert (gone.graph, len(gone.attempts)) == (None, 1)
+    assert "NNCF cannot quantise this model" in (gone.reason or "")
 
 
 def test_a_precision_that_the_machine_lacks_is_tried_once(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,6 +237,6 @@ def test_a_precision_that_the_machine_lacks_is_tried_once(case: Case, monkeypatc
         raise PrecisionError("this processor has no bf16")
 
     monkeypatch.setattr(precisions_module, "open_engine", refuse)
-    evaluated = evaluate_candidates("bf16", bf16_candidates(case.f32, None), case.validation, case.golden, allow=True)
-    assert (evaluated.gate.graph, len(evaluated.gate.attempts)) == (None, 1)
-    assert evaluated.gate.reason == "the machine of the export has no bf16"
+    found, _ = evaluate_candidates("bf16", bf16_candidates(case.f32, None), case.validation, case.golden, allow=True)
+    assert (found.graph, len(found.attempts)) == (None, 1)
+    assert found.reason == "the machine of the export has no bf16"

@@ -30,8 +30,7 @@ from heatline.edge.inference import open_engine
 from heatline.edge.inference.engine import infer_features
 from heatline.edge.inspection.inspector import Inspector
 from heatline.train.compose import read_config
-from heatline.train.dense import figures as dense_figures
-from heatline.train.dense import improve
+from heatline.train.dense import cross_validation, improve
 from heatline.train.dense.samples import Sampler
 from heatline.train.dense.tiles import OutOfFold
 from heatline.train.evaluation.evaluated import prepare_run
@@ -395,7 +394,7 @@ def test_minutes_improve_the_first_result_and_a_stop_leaves_the_best_so_far(
     to be divided into windows."""
     monkeypatch.setattr(improve, "FIRST_STEPS", 4)
     monkeypatch.setattr(improve, "TRIAL_STEPS", 2)
-    monkeypatch.setattr(dense_figures, "LEAST_GAIN", -1.0)  # so that fewer cells score a tile
+    monkeypatch.setattr(cross_validation, "LEAST_GAIN", -1.0)  # so that fewer cells score a tile
     run, draw, late_s, summaries = RunFolder(tmp_path / "run"), Sampler.draw, 0.0, []
     once = threading.Lock()
     monkeypatch.setattr(improve, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late_s))

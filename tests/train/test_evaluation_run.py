@@ -22,11 +22,10 @@ from heatline.edge.geometry import Stitcher, TileGrid
 from heatline.edge.images import digest_picture
 from heatline.edge.inspection.inspector import PendingFrame
 from heatline.edge.inspection.verdict import Thresholds, judge
-from heatline.train.evaluation.evaluate import evaluate_model, select_pictures
+from heatline.train.evaluation.evaluate import evaluate_model, line_mask, select_pictures, tile_row
 from heatline.train.evaluation.evaluated import open_model
-from heatline.train.evaluation.figures import Figures
-from heatline.train.evaluation.observe import line_mask, tile_row
 from heatline.train.evaluation.result import read_evaluation
+from heatline.train.evaluation.scoring import Figures
 from heatline.train.models.vit import FUSIONS
 from tests.command import complaint, heatline
 from tests.conftest import write_picture

@@ -23,7 +23,6 @@ from heatline.edge.heatmap_picture import ColourScale
 from heatline.edge.inspection.verdict import Judgement, TileScores
 from heatline.edge.util.page import Table
 from heatline.train.evaluation import study_chapter
-from heatline.train.evaluation.figures import FRAME, RESAMPLES, Figures, compute_figures, compute_intervals, tile_type
 from heatline.train.evaluation.gallery import FRAMES, GAP_PX, TRUTH_RGB, FrameGallery, draw_frame
 from heatline.train.evaluation.report import NAMES, write_report
 from heatline.train.evaluation.result import (
@@ -37,7 +36,18 @@ from heatline.train.evaluation.result import (
     write_evaluation,
 )
 from heatline.train.evaluation.rows import PictureSet, StoredEvaluation, figure_tables, make_rows
-from heatline.train.evaluation.scoring import FrameScore, label_defects, match_regions, peak_distance_px, study_mask
+from heatline.train.evaluation.scoring import (
+    FRAME,
+    RESAMPLES,
+    Figures,
+    compute_figures,
+    compute_intervals,
+    label_defects,
+    match_regions,
+    peak_distance_px,
+    study_mask,
+    tile_type,
+)
 from heatline.train.evaluation.study_chapter import ranks
 from heatline.train.metrics import auroc, average_precision
 from heatline.train.models.vit import FUSIONS
@@ -283,15 +293,17 @@ def test_pixels_above_level_127_of_255_are_in_the_mask() -> None:
 @pytest.mark.parametrize(
     ("peaks", "expected"),
     [
-        ([], FrameScore(1, 0, 0)),  # nothing found: missed
-        ([(100 - CELL, 110)], FrameScore(1, 1, 0)),  # exactly one cell beside it
-        ([(100 - CELL - 1, 110)], FrameScore(1, 0, 1)),  # one px too far
-        ([(100 - 12, 100 - 12)], FrameScore(1, 0, 1)),  # 12 px in both directions are 17 px
-        ([(110, 110), (111, 111)], FrameScore(1, 1, 0)),  # two regions on one defect: one hit, none false
-        ([(0, 0), (399, 399)], FrameScore(1, 0, 2)),  # peaks at the frame's corners
+        ([], (1, 0, 0)),  # nothing found: missed
+        ([(100 - CELL, 110)], (1, 1, 0)),  # exactly one cell beside it
+        ([(100 - CELL - 1, 110)], (1, 0, 1)),  # one px too far
+        ([(100 - 12, 100 - 12)], (1, 0, 1)),  # 12 px in both directions are 17 px
+        ([(110, 110), (111, 111)], (1, 1, 0)),  # two regions on one defect: one hit, none false
+        ([(0, 0), (399, 399)], (1, 0, 2)),  # peaks at the frame's corners
     ],
 )
-def test_a_defect_is_hit_by_a_peak_within_a_cell_of_it(peaks: list[tuple[int, int]], expected: FrameScore) -> None:
+def test_a_defect_is_hit_by_a_peak_within_a_cell_of_it(
+    peaks: list[tuple[int, int]], expected: tuple[int, int, int]
+) -> None:
     assert match_regions([region(*peak) for peak in peaks], mask((100, 100, 20)), CELL).score == expected
 
 

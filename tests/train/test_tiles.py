@@ -26,9 +26,18 @@ from heatline.edge.wire.events import Stroke
 from heatline.train.batches import BatchSampler, TrainingBatches, augment, log_sum_exp, whole_tiles
 from heatline.train.compose import compose
 from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig, TilesConfig
-from heatline.train.dense.copies import Kind, Painter, Sample, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.extraction import compare_samples
-from heatline.train.dense.samples import Sampler, Samples, gather_samples
+from heatline.train.dense.samples import (
+    Kind,
+    Painter,
+    Sample,
+    Sampler,
+    Samples,
+    digest_pictures,
+    gather_samples,
+    grid_samples,
+    plan_copies,
+)
 from heatline.train.dense.tiles import DEFECTIVE_CELL, DenseTiles, LabelKind, is_marked, label_tiles, share_of_marks
 from heatline.train.frames import FrameStore, TileTable, grid_tiles
 from heatline.train.readers import LabelledFolder, LabelledImage, read_folder

@@ -1,7 +1,6 @@
 """`heatline data`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -11,9 +10,7 @@ from heatline.edge.geometry.tiling import TILE_PX
 from heatline.edge.util.text import format_count, list_some
 from heatline.train.progress import tracked
 from heatline.train.readers.folder import LABELS_ONLY, TRUTHS
-
-if TYPE_CHECKING:
-    from heatline.train.summary import FolderSummary
+from heatline.train.summary import FolderSummary, summarise_folder
 
 
 @click.group(cls=CommandGroup, epilog="Example: heatline data show boards")
@@ -35,8 +32,6 @@ def show(folder: Path, truth: str | None, column: str | None, pattern: str | Non
     It prints the reasons, and what would make a model look better than it is.
     The options are those of a training: truth, split.group and split.pattern.
     """
-    from heatline.train.summary import summarise_folder
-
     found = summarise_folder(folder, truth, column, pattern, tracked("pictures"))
     if as_json:
         print_json(found)
@@ -46,7 +41,7 @@ def show(folder: Path, truth: str | None, column: str | None, pattern: str | Non
         raise InputError(f"{folder} holds no labelled picture that can be used; mend what is listed")
 
 
-def _print(found: "FolderSummary") -> None:
+def _print(found: FolderSummary) -> None:
     others = [truth for truth in found.truths if truth != found.truth]
     by_label = found.labels_only if found.truth != LABELS_ONLY else 0
     also = f" ({by_label} of them by their label only)" if by_label else ""

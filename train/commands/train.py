@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -15,9 +14,7 @@ from heatline.edge.util.process import sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
 from heatline.train.compose import compose, read_config, with_folder
 from heatline.train.config import DenseRecipeConfig
-
-if TYPE_CHECKING:
-    from heatline.train.run import RunSummary
+from heatline.train.run import RunFolder, RunSummary
 
 EXAMPLES = """
 Example:
@@ -123,7 +120,7 @@ def _with_folder(overrides: Sequence[str]) -> list[str]:
     return with_folder([item for item in overrides if item != folders[0]], folders[0])
 
 
-def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
+def _facts(summary: RunSummary, folder: Path) -> dict[str, str]:
     val = summary.val
     if not summary.groups["val"]:
         where = (
@@ -154,15 +151,13 @@ def _facts(summary: "RunSummary", folder: Path) -> dict[str, str]:
     }
 
 
-def _verdicts(summary: "RunSummary", folder: Path) -> tuple[dict[str, str], dict[str, str]]:
+def _verdicts(summary: RunSummary, folder: Path) -> tuple[dict[str, str], dict[str, str]]:
     """Return the first figures of the report, cross-validated: what escapes, and the others."""
     from heatline.edge.cli.bundle_formatting import describe_bound
     from heatline.train.evaluation.result import describe_kinds, read_evaluation
     from heatline.train.evaluation.run_report import describe_doubtful
-    from heatline.train.run import RunFolder
 
-    run = RunFolder(folder)
-    evaluation, config = read_evaluation(run.report), read_config(run.config)
+    evaluation, config = read_evaluation(RunFolder(folder).report), read_config(RunFolder(folder).config)
     found, of = {}, evaluation.figures
     missed, defective = of["frame.escaped_frames"], of["frame.defective_frames"]
     if defective:

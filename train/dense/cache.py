@@ -54,9 +54,6 @@ class Features:
         compared._differences = differences
         return compared
 
-    def __len__(self) -> int:
-        return len(self._records)
-
     def take(self, rows: NDArray[np.int64], *, bf16: bool = False) -> list[NDArray[Any]]:
         """Return each stage's features [n, h, w, c] of samples by index; only each sample is contiguous.
 

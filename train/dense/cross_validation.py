@@ -1,4 +1,4 @@
-"""Grouped cross-validation: a head that was not trained on a tile's group predicts the tile."""
+"""Grouped cross-validation: a head that was not trained on a tile's group predicts the tile. Figures of these."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -10,10 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from heatline.edge.bundle.pooling import pool
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cache import Features
-from heatline.train.dense.copies import Kind
-from heatline.train.dense.figures import ROWS_AT_A_TIME, choose_pooling
 from heatline.train.dense.fit_head import (
     TILES_AT_ONCE,
     HeadTraining,
@@ -22,9 +21,10 @@ from heatline.train.dense.fit_head import (
     predict,
     prototype_distances,
 )
-from heatline.train.dense.samples import MARKED, Samples
-from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold
-from heatline.train.models.dense import DenseClassifier, DenseHead, FineTuned, LaterStages
+from heatline.train.dense.samples import MARKED, Kind, Samples
+from heatline.train.dense.tiles import DEFECTIVE_CELL, DenseTiles, LabelKind, OutOfFold
+from heatline.train.metrics import auroc, average_precision
+from heatline.train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, FineTuned, LaterStages
 from heatline.train.models.explained import EVIDENCE_SHARE
 from heatline.train.readers.labelled import assign_folds
 
@@ -83,15 +83,8 @@ class CrossValidation:
         self.top_cells = model.top_cells
         """Pooling of the last predictions."""
         self._grid, self._map_hw = np.flatnonzero(samples.kind == Kind.TILE), samples.share.shape[1:]
-
-    @property
-    def networks(self) -> int:
-        return len(self._numbers)
-
-    @property
-    def tiles(self) -> int:
-        """Number of grid tiles."""
-        return len(self._grid)
+        self.networks, self.tiles = len(self._numbers), len(self._grid)
+        """Their number, and that of grid tiles."""
 
     def train(self, on_step: OnStep = lambda: None) -> None:
         """Train the heads.
@@ -103,11 +96,9 @@ class CrossValidation:
 
     def fine_tune(self, steps: int, done: int = 0, on_step: OnStep = lambda: None) -> None:
         """Train the later stages of the trunk and the heads, see `HeadTraining.fine_tune`."""
-
-        def work(number: int, step: OnStep) -> None:
-            self._trainings[number].fine_tune(self._own_stages(number), steps, done, step)
-
-        self._in_parallel(work, on_step)
+        self._in_parallel(
+            lambda number, step: self._trainings[number].fine_tune(self._own_stages(number), steps, done, step), on_step
+        )
 
     def _own_stages(self, number: int) -> FineTuned:
         if number not in self._fine_tuned:
@@ -206,3 +197,76 @@ def _add_novelty(heads: Sequence[DenseHead], maps: NDArray[np.float16], distance
         head.novelty.weigh(offset, gain)
     for rows in np.array_split(np.arange(len(distance)), -(-len(distance) // ROWS_AT_A_TIME)):
         maps[rows] = maps[rows].astype(np.float32) + gain * (distance[rows].astype(np.float32) - offset)
+
+
+ROWS_AT_A_TIME = 1_000
+"""Maps that are processed in float32 at once."""
+
+FEWER_CELLS = (12, 8)
+"""Numbers of highest cells that may score a tile in place of those of the training: where defects are small and the map
+is sharp, the others are good cells."""
+LEAST_GAIN = 0.005
+"""What a figure of the cross-validation must gain by another pooling, or by a reference: less changes with the seed."""
+
+
+def choose_pooling(tiles: DenseTiles, maps: NDArray[np.float16]) -> tuple[int, NDArray[np.float32]]:
+    """Return the number of highest cells whose mean scores a tile, and the logits [N] of held-out maps [N, h, w].
+
+    It is that of the training, or the one of `FEWER_CELLS` that separates pictures best.
+    """
+    blocks = np.array_split(maps, -(-len(maps) // ROWS_AT_A_TIME))
+    by_cells = {
+        cells: np.concatenate([pool(block.astype(np.float32), cells) for block in blocks])
+        for cells in (TOP_CELLS, *FEWER_CELLS)
+    }
+    reached = {cells: _picture_auroc(tiles, logit) or 0.0 for cells, logit in by_cells.items()}
+    reached[TOP_CELLS] += LEAST_GAIN
+    chosen = max(reached, key=reached.__getitem__)
+    return chosen, by_cells[chosen]
+
+
+def measure_tiles(tiles: DenseTiles, logit: NDArray[np.float32], counted: NDArray[np.bool_]) -> dict[str, float]:
+    """Measure how well held-out logits separate tiles and pictures; leave out figures that lack a class.
+
+    Args:
+        logit: [tiles].
+        counted: [tiles], those of the pictures that count.
+    """
+    clear = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED, LabelKind.BOXED)) & ~tiles.table.ambiguous & counted
+    of_tiles = logit[clear].astype(np.float64), tiles.table.defective[clear], np.ones(clear.sum())
+    figures = {
+        "val_ap": average_precision(*of_tiles),
+        "val_auroc": auroc(*of_tiles),
+        "val_picture_auroc": _picture_auroc(tiles, logit, counted),
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _picture_auroc(
+    tiles: DenseTiles, logit: NDArray[np.float32], counted: NDArray[np.bool_] | slice = slice(None)
+) -> float | None:
+    frames, number = np.unique(tiles.table.frame[counted], return_inverse=True)
+    highest, defective = np.full(len(frames), -np.inf), np.zeros(len(frames), np.bool_)
+    np.maximum.at(highest, number, logit[counted].astype(np.float64))
+    np.logical_or.at(defective, number, tiles.known[counted] != LabelKind.GOOD)
+    return auroc(highest, defective, np.ones(len(frames)))
+
+
+def measure_cells(
+    tiles: DenseTiles, samples: Samples, maps: NDArray[np.float16], counted: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Measure the average precision of held-out maps' cells, where the defective px are known; empty if a class is
+    missing.
+
+    Args:
+        maps: [tiles, h, w].
+        counted: as in `measure_tiles`.
+    """
+    exact = np.isin(tiles.known, (LabelKind.GOOD, LabelKind.MASKED)) & counted
+    share, level = samples.share[: len(tiles)][exact], maps[exact].view(np.uint16)
+    counts = [np.bincount(level[chosen], minlength=1 << 16) for chosen in (share > DEFECTIVE_CELL, share == 0)]
+    seen = np.flatnonzero(counts[0] + counts[1])
+    value = np.tile(seen.astype(np.uint16).view(np.float16).astype(np.float64), 2)
+    is_defective = np.repeat([True, False], len(seen))
+    found = average_precision(value, is_defective, np.concatenate([each[seen] for each in counts]).astype(np.float64))
+    return {} if found is None else {"val_cell_ap": found}

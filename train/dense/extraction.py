@@ -26,7 +26,7 @@ from heatline.edge.reference.difference import CELL_PX, CHANNELS, to_grey
 from heatline.edge.util.text import format_count
 from heatline.train.config import FeaturesConfig
 from heatline.train.dense.cache import FeatureCache, Features, default_folder, key_of
-from heatline.train.dense.copies import Kind, Painter, Sample
+from heatline.train.dense.samples import Kind, Painter, Sample
 from heatline.train.frames import FrameStore
 from heatline.train.models.dense import MAP_STRIDE, DenseClassifier, TileFeatures
 from heatline.train.progress import Shown
@@ -38,11 +38,7 @@ FillTile = Callable[[NDArray[np.uint8]], object]
 
 
 def compile_trunk(trunk: nn.Module, tile_px: int, precision: Precision = "f32") -> ov.CompiledModel:
-    """Compile the trunk with OpenVINO: `BATCH` tiles uint8 [N, H, W, 3] to stages float16 [N, h, w, c].
-
-    Raises:
-        TrainingError: OpenVINO cannot use it.
-    """
+    """Compile the trunk by OpenVINO, else a TrainingError: tiles uint8 [N, H, W, 3] to stages float16 [N, h, w, c]."""
     tile = torch.zeros(1, tile_px, tile_px, 3, dtype=torch.uint8)
     try:
         # OpenVINO would also trace, and check the trace by a second computation: three times as long.

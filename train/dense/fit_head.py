@@ -149,8 +149,6 @@ def compose_shares(windows: NDArray[np.float16]) -> NDArray[np.float16]:
 
 USED_FOR = 0.05
 """Share of the training's steps for which an evaluation of a bag is used."""
-Evaluate = Callable[[NDArray[np.int64]], NDArray[np.float32]]
-"""Returns the logits of tiles by index."""
 
 
 class BagTiles:
@@ -169,9 +167,13 @@ class BagTiles:
         self._evaluated: dict[int, tuple[float, NDArray[np.int64]]] = {}
 
     def choose(
-        self, bag: NDArray[np.int64], step: int, evaluate: Evaluate, rng: np.random.Generator
+        self,
+        bag: NDArray[np.int64],
+        step: int,
+        evaluate: Callable[[NDArray[np.int64]], NDArray[np.float32]],
+        rng: np.random.Generator,
     ) -> NDArray[np.int64]:
-        """Choose the tiles of a bag, which its first tile identifies."""
+        """Choose the tiles of a bag, which its first tile identifies; `evaluate` returns the logits of tiles."""
         if len(bag) <= self._most:
             return bag
         key, others = int(bag[0]), self._most // 2
@@ -318,7 +320,9 @@ class HeadTraining:
             located_share = shares[: len(draw.located)]
             mosaics, share = self._whole(draw.synthetic)
             if _is_divided(mosaics, share):
-                mosaics, share = self._mosaics(draw.synthetic, step)
+                rows = np.resize(draw.synthetic, -(-len(draw.synthetic) // WINDOWS) * WINDOWS)
+                windows, window_share = self._windows(*self._whole(rows), self._samples.share[rows], step)
+                mosaics, share = [compose_mosaics(stage) for stage in windows], compose_shares(window_share)
             stages = [np.concatenate(parts) for parts in zip(whole, mosaics, strict=True)]
             maps = self._forward(network, stages)
             located, good, bagged, synthetic = torch.split(maps, [*counts, len(of_bags), len(share)])
@@ -353,12 +357,6 @@ class HeadTraining:
         multiple = cells // min(stage.shape[1] for stage in stages)
         corners = choose_windows(shown, multiple, np.random.default_rng((self._seed, step, WINDOWS)))
         return [cut_windows(stage, corners, cells) for stage in stages], cut_windows(share, corners, cells)
-
-    def _mosaics(self, rows: NDArray[np.int64], step: int) -> tuple[Stages, NDArray[np.float16]]:
-        """Return mosaics of windows likewise."""
-        stages, share = self._whole(np.resize(rows, -(-len(rows) // WINDOWS) * WINDOWS))
-        windows, window_share = self._windows(stages, share, share, step)
-        return [compose_mosaics(stage) for stage in windows], compose_shares(window_share)
 
     @torch.no_grad()
     def _highest(self, network: FineTuned, stages: Stages) -> NDArray[np.float16]:

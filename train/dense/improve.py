@@ -74,11 +74,7 @@ class Improvement:
         return sum(each.steps for each in self.rounds[1:])
 
     def restore(self) -> None:
-        """Take the networks of the last round, in place of training.
-
-        Raises:
-            TrainingError: the file is damaged.
-        """
+        """Take the networks of the last round, in place of training; a TrainingError if the file is damaged."""
         try:
             state = torch.load(self._file, map_location="cpu", weights_only=True)
             self.validation.restore(state["networks"])
@@ -142,17 +138,14 @@ class Improvement:
             write_atomically(self._file, partial(torch.save, state))
         self._report_line(f"{PATIENCE} rounds gained nothing, so the training ends before {self._minutes:g} minutes")
 
-    @property
-    def _left_s(self) -> float:
-        return self._began + 60 * self._minutes - time.monotonic()
-
     def _plan(self) -> int:
         if self.rounds[1:]:
             wanted, step_s = 2 * self.rounds[-1].steps, self.rounds[-1].step_s
         else:
             step_s = self._fine_tune(TRIAL_STEPS, lambda *_: None)
             wanted = max(FIRST_STEPS, round(self._predict_s(step_s) / step_s))
-        return plan_steps(wanted, int((self._left_s - self._predict_s(step_s)) / step_s))
+        left_s = self._began + 60 * self._minutes - time.monotonic()
+        return plan_steps(wanted, int((left_s - self._predict_s(step_s)) / step_s))
 
     def _predict_s(self, step_s: float) -> float:
         """Return the seconds that predictions take: measured, or before the first round a guess."""
@@ -164,7 +157,8 @@ class Improvement:
         """Return seconds per step of all networks together."""
         networks = self.validation.networks
         total, done, lock = steps * networks, 0, Lock()
-        began, left_s = time.monotonic(), self._left_s
+        began = time.monotonic()
+        left_s = self._began + 60 * self._minutes - began
 
         def on_step() -> None:
             nonlocal done

@@ -13,10 +13,9 @@ from rich.progress import Progress
 from heatline.edge.cli.output import progress_console
 from heatline.edge.errors import InputError
 from heatline.train.config import CnnConfig, DenseRecipeConfig
-from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
 from heatline.train.dense.cross_validation import CrossValidation
 from heatline.train.dense.extraction import extract_features
-from heatline.train.dense.samples import gather_samples
+from heatline.train.dense.samples import Painter, digest_pictures, gather_samples, grid_samples, plan_copies
 from heatline.train.dense.tiles import LabelKind, OutOfFold, label_tiles
 from heatline.train.frames import FrameStore
 from heatline.train.models.dense import SCREENING_PX, ScreeningClassifier, dense_classifier

@@ -16,12 +16,16 @@ from heatline.edge.cli.output import progress_console
 from heatline.edge.util.text import format_count, list_some
 from heatline.train.adequacy import defect_areas, describe_expectation, describe_few_groups, describe_small_defects
 from heatline.train.config import DenseRecipeConfig, TilesConfig, TrainConfig
-from heatline.train.dense.copies import Painter, digest_pictures, grid_samples, plan_copies
-from heatline.train.dense.cross_validation import CrossValidation, divide_groups
+from heatline.train.dense.cross_validation import (
+    LEAST_GAIN,
+    CrossValidation,
+    divide_groups,
+    measure_cells,
+    measure_tiles,
+)
 from heatline.train.dense.extraction import compare_samples, extract_features
-from heatline.train.dense.figures import LEAST_GAIN, measure_cells, measure_tiles
 from heatline.train.dense.improve import Improvement
-from heatline.train.dense.samples import gather_samples
+from heatline.train.dense.samples import Painter, digest_pictures, gather_samples, grid_samples, plan_copies
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
 from heatline.train.discovery import describe_unvalidated
 from heatline.train.files import write_atomically
@@ -95,9 +99,6 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
         )
         samples = gather_samples(tiles, planned, painter)
         validated = f"each of {folds} folds and for the model" if folds > 1 else "the model, without a cross-validation"
-        not_validated = None
-        if folds == 1:
-            not_validated = "recipe.folds=1" if recipe.folds == 1 else describe_unvalidated(data, images)
         twice = ", with and without the reference" if references is not None and not must_compare else ""
         report_line(f"{format_count(steps, 'step')} for {validated}{twice}; precision {precision}: {reason}")
         variants = [] if must_compare else [model]
@@ -193,7 +194,11 @@ def train_dense(config: TrainConfig, run: RunFolder, report_line: ReportLine) ->
             seconds=time.monotonic() - started,
             versions={name: version(name) for name in ("heatline", "torch", "openvino", "timm")},
             folds=None if out_of_fold is None else folds,
-            not_validated=not_validated,
+            not_validated=None
+            if folds > 1
+            else "recipe.folds=1"
+            if recipe.folds == 1
+            else describe_unvalidated(data, images),
             reference=comparison,
             top_cells=improvement.validation.top_cells,
         )

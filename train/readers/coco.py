@@ -27,17 +27,12 @@ class _Category(msgspec.Struct):
     name: str
 
 
-class _Runs(msgspec.Struct):
-    size: tuple[int, int]
-    counts: list[int]
-
-
 class _Object(msgspec.Struct):
     image_id: int | str
     category_id: int
     id: int | str = "without id"
     bbox: list[float] | None = None
-    segmentation: list[list[float]] | _Runs | None = None
+    segmentation: list[list[float]] | Runs | None = None
 
 
 class _File(msgspec.Struct):
@@ -91,8 +86,8 @@ def read(files: Mapping[Path, Place], classes: frozenset[str] | None) -> Iterato
 
 def _shapes(entry: _Object) -> tuple[Shape, ...]:
     """Return the shapes of an object; the message of a `ValueError` continues "an object that ..."."""
-    if isinstance(entry.segmentation, _Runs):
-        return (Runs(entry.segmentation.size, entry.segmentation.counts),)
+    if isinstance(entry.segmentation, Runs):
+        return (entry.segmentation,)
     if entry.segmentation:
         return tuple(_polygon(numbers) for numbers in entry.segmentation)
     if not entry.bbox:

@@ -243,10 +243,6 @@ class LabelledFolder:
             )
         return sorted({str(image.group) for image in self.images})
 
-    def groups_with_defects(self) -> set[str]:
-        """Return the groups with at least one defective picture."""
-        return {str(image.group) for image in self.images if image.defective}
-
     def suggest_pattern(self, known: Sequence[str] | None = None) -> str:
         """Return an example of `split.pattern` that gives other groups and can be validated, or only the option's name.
 

@@ -111,23 +111,20 @@ class LabelMePolygons(Annotation):
 
     def _mark(self, number: int, shape: _Shape) -> MarkedObject:
         description = f"{shape.shape_type} ({shape.label}, shape {number})"
-        return MarkedObject(shape.label, (self._shape(shape, description),), description)
-
-    def _shape(self, shape: _Shape, description: str) -> Shape:
-        points = shape.points
-        match shape.shape_type:
-            case "polygon":
-                return Polygon(points)
-            case "rectangle" if len(points) == 2:
-                (x0, y0), (x1, y1) = points
-                return Rectangle([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
-            case "circle" if len(points) == 2:
-                (x, y), (rim_x, rim_y) = points
-                return Circle(x, y, hypot(rim_x - x, rim_y - y))
-        raise InputError(
-            f"{self.file} has a {description} of {len(points)} points; expected a polygon, or a rectangle or circle of "
-            "2 points: draw one of these"
-        )
+        drawn: Shape
+        match shape.shape_type, shape.points:
+            case "polygon", points:
+                drawn = Polygon(points)
+            case "rectangle", [(x0, y0), (x1, y1)]:
+                drawn = Rectangle([(x0, y0), (x1, y0), (x1, y1), (x0, y1)])
+            case "circle", [(x, y), (rim_x, rim_y)]:
+                drawn = Circle(x, y, hypot(rim_x - x, rim_y - y))
+            case _, points:
+                raise InputError(
+                    f"{self.file} has a {description} of {len(points)} points; expected a polygon, or a rectangle or "
+                    "circle of 2 points: draw one of these"
+                )
+        return MarkedObject(shape.label, (drawn,), description)
 
 
 class MaskPng(Annotation):

@@ -23,7 +23,18 @@ from heatline.export.retrain.frames import (
     select_frames,
 )
 from heatline.export.retrain.judge import Answer, Judged, compare
-from heatline.export.retrain.plan import ORDER, Candidate, Origin, Plan, Retraining, choose_held_out, plan_retraining
+from heatline.export.retrain.plan import (
+    ORDER,
+    Candidate,
+    DataRecord,
+    Origin,
+    Plan,
+    Provenance,
+    Retraining,
+    TrainingRecord,
+    choose_held_out,
+    plan_retraining,
+)
 from heatline.train.config import TrainConfig
 from heatline.train.readers import LabelledFolder, LabelledImage
 from heatline.train.readers.labelled import ReviewedFrame
@@ -59,10 +70,10 @@ def plan(
     hint: str | None = None,
 ) -> Plan:
     """Plan by an old bundle that calls every frame DEFECT, unless `verdicts` says otherwise."""
-    was = Origin(cast(TrainConfig, None), {"train": ["a", "b"], "val": [], "test": ["t"]}, frozenset(), {}, retraining)
-    selection = Selection(frames, contradictory)
+    trained_on = DataRecord("masks", {"train": ["a", "b"], "val": [], "test": ["t"]})
+    was = Origin(cast(TrainConfig, None), Provenance(trained_on, TrainingRecord({}), retraining))
     judged = [Judged(each, hint) for each in verdicts or ["DEFECT"] * len(frames)]
-    return plan_retraining(selection, lambda _: judged, data, former, was, 1 / 3)
+    return plan_retraining(Selection(frames, contradictory), lambda _: judged, data, former, was, 1 / 3)
 
 
 def row(of: UsableFrame) -> ReviewedFrame:

@@ -14,6 +14,7 @@ import pytest
 
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.bundle.manifest import PRODUCT_TILES, CameraPlausible, Manifest, ProductReference, Reference, Tensor
+from heatline.edge.config import ThresholdsConfig
 from heatline.edge.drift import OF_POSE
 from heatline.edge.errors import Interrupted
 from heatline.edge.geometry import RegionOfInterest
@@ -137,11 +138,11 @@ def test_a_hint_says_where_a_training_may_not_help(trained: Trained, tmp_path: P
     x, y = cv2.minMaxLoc(cv2.blur(pixels[..., 0], (15, 15)))[2]
     empty = 0 if x > 100 else 180
     there, elsewhere = Missed(strokes=[Stroke(((x, y),), 9)]), Missed(boxes_xywh=[(empty, 0, 20, 20)])
-    hidden = Judging(score=1e9, evidence=0.0)
+    hidden = Judging(thresholds=ThresholdsConfig(score=1e9, evidence=0.0))
     left_out = ((x - 90, 0), (x + 90, 0), (x + 90, 149), (x - 90, 149))
     beside = replace(hidden, areas={"top": RegionOfInterest(exclude=(left_out,))})
     for missed, judging, expected in (
-        (there, Judging(evidence=0.0), ("DEFECT", None)),
+        (there, Judging(thresholds=ThresholdsConfig(evidence=0.0)), ("DEFECT", None)),
         (there, hidden, ("GOOD", HIDDEN)),
         (elsewhere, hidden, ("GOOD", None)),
         (there, beside, ("GOOD", UNSEEN)),

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from heatline.train.compose import compose
 from heatline.train.config import AugmentConfig, CopiesConfig, DenseRecipeConfig
 from heatline.train.dense.cache import FeatureCache, Features, key_of
-from heatline.train.dense.copies import Kind
-from heatline.train.dense.samples import Samples
+from heatline.train.dense.samples import Kind, Samples
 from heatline.train.dense.tiles import DenseTiles, LabelKind
 from heatline.train.frames import TileTable
 from heatline.train.models.dense import DenseHead

@@ -21,9 +21,8 @@ from heatline.edge.bundle.pooling import pool
 from heatline.edge.errors import DivergedError, InputError, TrainingError
 from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cache import FeatureCache, key_of
-from heatline.train.dense.cross_validation import CrossValidation, divide_groups
+from heatline.train.dense.cross_validation import CrossValidation, choose_pooling, divide_groups
 from heatline.train.dense.extraction import BATCH, extract
-from heatline.train.dense.figures import choose_pooling
 from heatline.train.dense.fit_head import (
     WINDOWS,
     BagTiles,
@@ -37,7 +36,7 @@ from heatline.train.dense.fit_head import (
 )
 from heatline.train.dense.samples import MARKED
 from heatline.train.dense.tiles import DEFECTIVE_CELL, NOT_COUNTED, DenseTiles, LabelKind, OutOfFold
-from heatline.train.evaluation.figures import auroc
+from heatline.train.evaluation.scoring import auroc
 from heatline.train.models.dense import TOP_CELLS, DenseClassifier, DenseHead, Trunk
 from heatline.train.readers.labelled import assign_folds
 from tests.edge.fault_disks import small_disk
