@@ -16,10 +16,8 @@ DARK_RGB = (0, 0, 0)
 MAX_COVER = 0.75
 CLEARED = float("-inf")
 """In a heatmap: cells of tiles that the screening stage cleared, see `heatline.edge.inspection.screening`."""
-CLEARED_GREY, LOWEST_GREY = 1, 2
-"""In a heatmap's picture; 0 is for cells that were not inspected."""
-HATCH_RGB, HATCH_CELLS = (96, 160, 224), 8
-"""Of cleared tiles: the colour of the hatching, and the distance of its lines in cells."""
+CLEARED_GREY = 1
+"""The same in the picture of a heatmap that has such cells; others are darker only if they were not inspected."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +34,21 @@ class ColourScale:
         return cls(evidence_threshold - reach, evidence_threshold + reach)
 
     def grey(self, heatmap: NDArray[np.float32]) -> NDArray[np.uint8]:
-        """Return the heatmap as uint8, linear from 0 at `low` to 255 at `high`, but at least 2; 1 for cleared cells, 0
-        for those that were not inspected (NaN)."""
+        """Return the heatmap as uint8: 0 at `low`, 255 at `high`, and 0 where no tile was inspected (NaN); see
+        `CLEARED_GREY`."""
+        cleared = heatmap == CLEARED
         share = (heatmap - self.low) / (self.high - self.low)
-        grey = np.clip(np.round(share * 255), LOWEST_GREY, 255)
-        grey[heatmap == CLEARED] = CLEARED_GREY
-        return np.asarray(np.nan_to_num(grey), np.uint8)
+        grey = np.round(np.clip(share, (CLEARED_GREY + 1) / 255 if cleared.any() else 0, 1) * 255)
+        grey[np.isnan(share)] = 0
+        grey[cleared] = CLEARED_GREY
+        return np.asarray(grey, np.uint8)
 
-    def logits(self, grey: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return the heatmap that `grey` gave, as exact as its 255 steps."""
-        logits = self.low + grey.astype(np.float32) / 255 * (self.high - self.low)
-        return np.where(grey == 0, np.nan, np.where(grey == CLEARED_GREY, CLEARED, logits)).astype(np.float32)
+    def logits(self, grey: NDArray[np.uint8], cleared_grey: int | None) -> NDArray[np.float32]:
+        """Return the heatmap of which this is the picture, as exact as its 255 steps."""
+        logits = np.asarray(self.low + grey / 255 * (self.high - self.low), np.float32)
+        if cleared_grey is not None:
+            logits[grey < cleared_grey], logits[grey == cleared_grey] = np.nan, CLEARED
+        return logits
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:
@@ -75,9 +77,6 @@ def tint(rgb: NDArray[np.uint8], grey: NDArray[np.uint8], cell_px: int) -> NDArr
     heat = cv2.cvtColor(cv2.applyColorMap(share, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
     cover = (share.astype(np.float32) / 255 * MAX_COVER)[..., None]
     tinted: NDArray[np.uint8] = (rgb * (1 - cover) + heat * cover).astype(np.uint8)
-    rows, columns = np.indices(grey.shape)
-    hatched = ((grey == CLEARED_GREY) & ((rows + columns) % HATCH_CELLS == 0)).astype(np.uint8)
-    tinted[cv2.resize(hatched, full_wh, interpolation=cv2.INTER_NEAREST)[:height, :width] > 0] = HATCH_RGB
     return tinted
 
 

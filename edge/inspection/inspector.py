@@ -24,14 +24,14 @@ from heatline.edge.drift import DriftSetup
 from heatline.edge.errors import BundleError, EngineError
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, Stitcher, TileGrid
-from heatline.edge.heatmap_picture import ColourScale
+from heatline.edge.heatmap_picture import CLEARED, CLEARED_GREY, ColourScale
 from heatline.edge.inference import Engine
 from heatline.edge.inference.engine import ANSWER_WITHIN_SECONDS
 from heatline.edge.inspection.screening import ScreeningStage
 from heatline.edge.inspection.verdict import Judgement, Thresholds, judge, measured
 from heatline.edge.reference.difference import to_grey
 from heatline.edge.reference.reference import Alignment, Reference
-from heatline.edge.wire.events import Screened
+from heatline.edge.wire.events import HeatmapPng, Screened
 
 ANY_CAMERA = ""
 """Key of the reference for all cameras that have none of their own."""
@@ -345,6 +345,16 @@ class Setup:
     def scale(self) -> ColourScale:
         """The colour scale of its heatmaps."""
         return ColourScale.around(self.inspector.thresholds.evidence, self.bundle.manifest.calibration.background)
+
+    def describe_png(self, heatmap: NDArray[np.float32]) -> HeatmapPng:
+        """Describe the picture of one of its heatmaps, on `scale`."""
+        return HeatmapPng(
+            hw=(heatmap.shape[0], heatmap.shape[1]),
+            cell_px=self.bundle.manifest.grid.heatmap_cell_px,
+            logit_at_0=self.scale.low,
+            logit_at_255=self.scale.high,
+            cleared_grey=CLEARED_GREY if (heatmap == CLEARED).any() else None,
+        )
 
     def finish(self, pending: PendingFrame) -> Judgement:
         """Wait for the engine's answers, judge them, and measure the regions; errors as of `Inspector.finish`."""

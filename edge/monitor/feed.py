@@ -44,7 +44,6 @@ from heatline.edge.wire.events import (
     COLLECTING,
     CollectState,
     EvidenceState,
-    HeatmapPng,
     ShadowState,
     VerdictEvent,
 )
@@ -300,10 +299,9 @@ def _content_of(
     scale, tile_px, judgement, setup = None, 0, outcome.shown, outcome.setup
     if judgement is not None:
         assert isinstance(setup, Setup)
-        tiles, (height, width) = judgement.tiles, judgement.heatmap.shape
+        tiles = judgement.tiles
         arrays += [judgement.heatmap, tiles.origins_yx, tiles.logits]
-        cell_px, ends, tile_px = setup.bundle.manifest.grid.heatmap_cell_px, setup.scale, tiles.tile_px
-        scale = HeatmapPng(hw=(height, width), cell_px=cell_px, logit_at_0=ends.low, logit_at_255=ends.high)
+        scale, tile_px = setup.describe_png(judgement.heatmap), tiles.tile_px
     places, at = list[Array](), 0
     for array in arrays:
         places.append(Array(array.dtype.str, array.shape, at))

@@ -200,7 +200,7 @@ def _evidence(entry: EvidenceEntry, store: EvidenceStore) -> Evidence | None:
         return None
     origins = np.array(tiles.origins_yx, np.int32).reshape(-1, 2)
     scores = TileScores(origins, np.array(tiles.logits, np.float32), tiles.tile_px)
-    return Evidence(ColourScale(scale.logit_at_0, scale.logit_at_255).logits(grey), scale, scores)
+    return Evidence(ColourScale(scale.logit_at_0, scale.logit_at_255).logits(grey, scale.cleared_grey), scale, scores)
 
 
 class References:

@@ -59,7 +59,7 @@ class Evidence:
     """What the verdict of a frame rests on."""
 
     heatmap: NDArray[np.float32]
-    """[H, W] cells, logits; NaN where no tile was inspected."""
+    """[H, W] cells, logits; NaN where no tile was inspected, `CLEARED` where the screening stage alone saw them."""
     scale: HeatmapPng
     """From end to end of the bundle's colour scale; the evidence threshold lies in its middle."""
     tiles: TileScores

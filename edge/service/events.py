@@ -440,11 +440,4 @@ def _heatmap(shown: Judgement | None, setup: LineSetup, judged: bool) -> tuple[b
         return None, None
     if setup.heatmaps == "defect" and judged and shown.verdict == "GOOD":
         return None, None
-    grey = setup.scale.grey(shown.heatmap)
-    height, width = grey.shape
-    return to_png(grey), HeatmapPng(
-        hw=(height, width),
-        cell_px=setup.bundle.manifest.grid.heatmap_cell_px,
-        logit_at_0=setup.scale.low,
-        logit_at_255=setup.scale.high,
-    )
+    return to_png(setup.scale.grey(shown.heatmap)), setup.describe_png(shown.heatmap)

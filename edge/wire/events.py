@@ -149,8 +149,7 @@ class BundleName(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class HeatmapPng(msgspec.Struct, frozen=True, kw_only=True):
-    """Scale of the heatmap PNG that follows the header: grey, 8 bit, linear between the two values, clipped to 2..255.
-    1: the screening stage cleared the cell's tiles; 0: it was not inspected."""
+    """Scale of the heatmap PNG that follows the header: grey, 8 bit, linear between the two values, clipped."""
 
     hw: tuple[int, int]
     """Height and width of the PNG, in cells."""
@@ -160,6 +159,8 @@ class HeatmapPng(msgspec.Struct, frozen=True, kw_only=True):
     """Evidence of grey 0, logits."""
     logit_at_255: float
     """Evidence of grey 255, logits."""
+    cleared_grey: int | None = None
+    """Grey of cells that the screening stage cleared; only those that were not inspected are darker. Null: none was."""
 
 
 class Screened(msgspec.Struct, frozen=True):

@@ -12,13 +12,13 @@ const COLOURS = Array.from({ length: 256 }, (_, grey) =>
   INFERNO.map((terms) => 255 * terms.reduceRight((sum, term) => sum * (grey / 255) + term, 0)),
 );
 
-/** Paint an image of grey values in the colours of evidence, in place. The cover grows with the evidence.
- * Grey 1, which the screening stage cleared, is hatched. */
-function colour(image, cover) {
+/** Paint an image of grey values in the colours of evidence, in place. The cover grows with the evidence; what the
+ * screening stage cleared, by its grey, is hatched. */
+function colour(image, cover, cleared = null) {
   const { data, width } = image;
   for (let i = 0; i < data.length; i += 4) {
     const grey = data[i];
-    if (grey === 1 && width < data.length / 4) {
+    if (grey === cleared) {
       const at = i / 4;
       data.set([96, 160, 224, ((at % width) + Math.floor(at / width)) % 8 ? 0 : 200], i);
       continue;
@@ -138,13 +138,13 @@ export class Stage {
     write(this.#lost, sentence ?? "");
   }
 
-  #drawHeat(evidence, [height, width], { hw: [rows, columns], cell_px: cell }) {
+  #drawHeat(evidence, [height, width], { hw: [rows, columns], cell_px: cell, cleared_grey: cleared }) {
     this.#heat.width = columns;
     this.#heat.height = rows;
     const context = this.#heat.getContext("2d", { willReadFrequently: true });
     context.drawImage(evidence, 0, 0);
     evidence.close();
-    context.putImageData(colour(context.getImageData(0, 0, columns, rows), (grey) => grey), 0, 0);
+    context.putImageData(colour(context.getImageData(0, 0, columns, rows), (grey) => grey, cleared), 0, 0);
     // The last cells may reach beyond the frame; the picture cuts them off.
     this.#heat.style.width = `${(100 * columns * cell) / width}%`;
     this.#heat.style.height = `${(100 * rows * cell) / height}%`;
