@@ -42,6 +42,7 @@ from heatline.edge.wire.events import (
     EvidenceState,
     Message,
     PartAccount,
+    Screened,
     StatusEvent,
     Verdict,
 )
@@ -683,7 +684,9 @@ def full() -> tuple[Memory, Metrics, Clocks]:
     ledger = status.ledger | {"side": Account(captured=2, failed={"open": 1}, in_flight=1)}
     evidence = EvidenceState(kept=5, skipped=1, stored=40, size_bytes=1 << 20)
     memory.add_status(
-        msgspec.structs.replace(status, ledger=ledger, evidence=evidence, drift=drifted.drift, parts=PARTS)
+        msgspec.structs.replace(
+            status, ledger=ledger, evidence=evidence, drift=drifted.drift, parts=PARTS, screened=Screened(120, 108, 1)
+        )
     )
     for number, kind in enumerate(("GOOD", "DEFECT", "DEFECT", "NO_VERDICT"), 1):
         event = verdict(number, clock, kind, latency_ms=240.0)
