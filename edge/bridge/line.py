@@ -6,19 +6,19 @@ import signal
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from heatline.edge.config import LineConfig, load_config
-from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.subscriber import SILENT_AFTER_SECONDS, Notice, Subscriber
-from heatline.edge.errors import ConfigError, MessageError
-from heatline.edge.target import file_of
+from heatline.edge.config import load_config
+from heatline.edge.delivery.client import Commander
+from heatline.edge.delivery.follower import Follower
+from heatline.edge.delivery.subscriber import SILENT_AFTER_SECONDS, Subscriber
+from heatline.edge.errors import ConfigError, HeatlineError, MessageError
+from heatline.edge.target import KeyFiles, endpoint_of, file_of, name_of
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.systemd import notify
 from heatline.edge.wire.events import (
     Account,
     CameraState,
-    Event,
     Handshake,
     JournalEvent,
     Message,
@@ -41,25 +41,7 @@ EVALUATIONS: dict[Verdict, int] = {"GOOD": 1, "DEFECT": 2, "NO_VERDICT": 3}
 """ResultEvaluationEnum of OPC 40001-101, Machinery Result Transfer 1.01: OK, NotOK, NotDecidable. 0 is Undefined."""
 
 
-def load_with_table(line: str, table: Literal["mqtt", "opcua", "modbus"]) -> LineConfig:
-    """Return the configuration of a line that is named by its name or its file.
-
-    Raises:
-        ConfigError: the line's file cannot be used, or has no such table.
-    """
-    file = file_of(line)
-    config = load_config(file)
-    if getattr(config, table) is None:
-        raise ConfigError(f"{file} has no table [{table}]; add one, see docs/plant-{table}.md")
-    return config
-
-
-def places_of(config: LineConfig) -> list[str]:
-    """Return the names under which results come: those of the cameras, and that of parts if the line has parts."""
-    return [*(camera.name for camera in config.cameras), *([PART] if config.part else [])]
-
-
-def result_of(event: Event) -> VerdictEvent | None:
+def result_of(event: object) -> VerdictEvent | None:
     """Return the verdict of a frame, or that of a part in the form of a frame's; None: the event is no result."""
     if not isinstance(event, PartEvent):
         return event if isinstance(event, VerdictEvent) else None
@@ -95,37 +77,10 @@ def unjournalled_results(event: JournalEvent) -> int | None:
     return event.events
 
 
-async def in_thread(name: str, function: Callable[[], T]) -> T:
-    """Return what a function returns that waits for the line, and raises nothing.
-
-    It runs on a thread of its own, which does not keep the process from ending.
-    """
-    loop, outcome = asyncio.get_running_loop(), asyncio.Future[T]()
-
-    def run() -> None:
-        result = function()
-        with contextlib.suppress(RuntimeError):  # the bridge has ended
-            loop.call_soon_threadsafe(outcome.set_result, result)
-
-    NamedThread(name, run).start()
-    return await outcome
-
-
-def set_by_signals() -> threading.Event:
-    """Return an event that SIGTERM and Ctrl-C set from now on."""
-    is_over = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, is_over.set)
-    return is_over
-
-
 async def serve(
-    is_over: threading.Event,
-    follow: Callable[[threading.Event], object],
-    refresh: Callable[[], Awaitable[object]],
-    where: str,
+    follow: Callable[[threading.Event], object], refresh: Callable[[], Awaitable[object]], where: str
 ) -> None:
-    """Follow the journal and refresh the state, until the bridge is over.
+    """Follow the journal and refresh the state, until SIGTERM or Ctrl-C.
 
     Args:
         follow: follows until an event is set, on a thread of its own; its error ends the bridge.
@@ -133,6 +88,9 @@ async def serve(
         where: what is served, for systemd.
     Raises: what `follow` does.
     """
+    is_over = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, is_over.set)
     following = asyncio.create_task(asyncio.to_thread(follow, is_over))
     notify("READY=1", f"STATUS=serving {where}")
     try:
@@ -146,22 +104,30 @@ async def serve(
         await following  # the loop must run meanwhile: the thread may wait for it
 
 
-class LineState:
-    """Receives a line's statuses on a thread of its own. Use it as a context; any thread may read it.
+class Line:
+    """A line that is named by its name or its file. As a context, it receives the line's statuses on a thread of its
+    own; any thread may read them.
 
     Args:
-        address: the line's `events.bind`.
-        on_live: is given the line's verdicts too, at once, in that thread, and a notice or an error where some were
-            missed.
+        table: that of the bridge.
+    Raises:
+        ConfigError: the line's file cannot be used, or has no such table.
     """
 
-    def __init__(
-        self,
-        address: str,
-        keys: ClientKeys | None = None,
-        on_live: Callable[[VerdictEvent | PartEvent | Notice | MessageError], object] | None = None,
-    ) -> None:
-        self._address, self._keys, self._on_live = address, keys, on_live
+    def __init__(self, line: str, table: Literal["mqtt", "opcua", "modbus"], key_files: KeyFiles | None = None) -> None:
+        file, key_files = file_of(line), key_files or KeyFiles()
+        self.name, self.config = name_of(line), load_config(file)
+        self.table: Any = getattr(self.config, table)
+        if self.table is None:
+            raise ConfigError(f"{file} has no table [{table}]; add one, see docs/plant-{table}.md")
+        self.places = [*(camera.name for camera in self.config.cameras), *([PART] if self.config.part else [])]
+        """Names under which results come: those of the cameras, and that of parts if the line has parts."""
+        self._events, self.journal = (endpoint_of(line, socket, key_files) for socket in ("events", "journal"))
+        is_commanded = table != "mqtt" and self.config.commands.bind is not None
+        self.commands = endpoint_of(line, "commands", key_files) if is_commanded else None
+        """Where it takes commands, and the keys for it; None: it takes none."""
+        self.on_live: Callable[[object], object] | None = None
+        """Is given the line's verdicts too, in that thread, and a notice or an error where some were missed."""
         self._heard: tuple[StatusEvent, float] | None = None
         """The last status, and when it came."""
         self._ended = threading.Event()
@@ -200,9 +166,37 @@ class LineState:
         heartbeat = 0 if status is None else status.handshake.heartbeat
         return Handshake(state="NOT_READY", reason=reason, detail=detail, heartbeat=heartbeat)
 
+    def follower(self, *, timeout_s: float = TICK_SECONDS, **options: Any) -> Follower:
+        """Return a follower of the journal with further options, for this thread."""
+        (address, keys), name, start = self.journal, self.table.name, self.table.start
+        return Follower(address, name, start=start, timeout_s=timeout_s, keys=keys, **options)
+
+    async def command(self, within_s: float, send: Callable[[Commander], T]) -> T | HeatlineError | None:
+        """Return the line's reply to a command, or why none came; None: it takes no commands.
+
+        The thread that waits for it does not keep the process from ending.
+        """
+        if self.commands is None:
+            return None
+        address, keys = self.commands
+        loop, outcome = asyncio.get_running_loop(), asyncio.Future[T | HeatlineError]()
+
+        def run() -> None:
+            reply: T | HeatlineError
+            try:
+                with Commander(address, within_s, keys) as line:
+                    reply = send(line)
+            except HeatlineError as error:
+                reply = error
+            with contextlib.suppress(RuntimeError):  # the bridge has ended
+                loop.call_soon_threadsafe(outcome.set_result, reply)
+
+        NamedThread("command", run).start()
+        return await outcome
+
     def _run(self) -> None:
-        topics = ["status", *(() if self._on_live is None else RESULTS)]
-        with Subscriber(self._address, topics=topics, timeout_s=TICK_SECONDS, keys=self._keys) as events:
+        topics, (address, keys) = ["status", *(RESULTS if self.on_live else ())], self._events
+        with Subscriber(address, topics=topics, timeout_s=TICK_SECONDS, keys=keys) as events:
             while not self._ended.is_set():
                 try:
                     received: object = events.receive()
@@ -211,5 +205,5 @@ class LineState:
                 event = received.event if isinstance(received, Message) else received
                 if isinstance(event, StatusEvent):
                     self._heard = event, time.monotonic()
-                elif self._on_live is not None and isinstance(event, VerdictEvent | PartEvent | Notice | MessageError):
-                    self._on_live(event)
+                elif event is not None and self.on_live is not None:
+                    self.on_live(event)

@@ -19,12 +19,11 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
-from heatline.edge.bridge.line import TICK_SECONDS, LineState, load_with_table
+from heatline.edge.bridge.line import TICK_SECONDS, Line
 from heatline.edge.config.bridges import MqttConfig
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.errors import AccessError, EventsLostError
 from heatline.edge.keys import read_secret
-from heatline.edge.target import KeyFiles, endpoint_of, name_of
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import FaultLog, RateLimitedLog
 from heatline.edge.util.systemd import notify
@@ -46,9 +45,6 @@ NO_SUBSCRIBERS = 0x10
 CONNECTED_WITHIN_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 10
 ENDED_WITHIN_SECONDS = 0.3
-LOST = "bridge_lost", "the bridge has lost its connection to the broker"
-STOPPED = "bridge_stopped", "the bridge was stopped"
-"""Reasons of the state after the end, and what they mean."""
 PACKET_BYTES = 200
 """More than a packet has beside its topic, id and payload."""
 
@@ -78,14 +74,13 @@ class Publication:
     """A message that is published with QoS 1.
 
     Args:
-        id: idempotency key of its event, also sent as the user property `id`; None: it is a state.
+        id: idempotency key of its event, also sent as the user property `id`; None: it is a state, which is retained.
         expires_s: after which the broker no longer delivers it; None: never.
     """
 
     topic: str
     payload: bytes
     id: str | None = None
-    retain: bool = False
     expires_s: int | None = None
 
     def properties(self, packet: int) -> Properties:
@@ -125,11 +120,9 @@ class Messages:
         }
         return Publication(f"{self._base}/lost", encode_json(lost), f"{first.key}-{kind}")
 
-    def state(self, line: LineState, fault: str | None) -> Publication:
+    def state(self, line: Line, fault: str | None) -> Publication:
         """Return the present state, and why results wait although the broker is connected, if they do."""
-        known: dict[str, Any] = {}
-        if (status := line.status) is not None:
-            known = {"acting": status.acting, "product": status.product, "boot_id": status.boot_id}
+        known = {name: getattr(line.status, name, None) for name in ("acting", "product", "boot_id")}
         return self._state(line.handshake(), online=True, at_ns=time.time_ns(), delivery_fault=fault, **known)
 
     def offline(self, reason: str, detail: str, at_ns: int | None = None) -> Publication:
@@ -140,7 +133,7 @@ class Messages:
     def _state(self, handshake: Handshake, *, online: bool, **known: Any) -> Publication:
         state = BridgeState(**msgspec.structs.asdict(handshake), line=self._line, online=online, **known)
         expires_s = STATE_EXPIRES_SECONDS if online else None
-        return Publication(f"{self._base}/state", encode_json(state), retain=True, expires_s=expires_s)
+        return Publication(f"{self._base}/state", encode_json(state), expires_s=expires_s)
 
 
 class Connection:
@@ -156,12 +149,9 @@ class Connection:
         self._config = config
         self.in_flight: dict[int, Publication] = {}
         """Messages without a PUBACK, by their numbers."""
-        self.answered: deque[tuple[Publication, ReasonCode]] = deque()
-        """Those whose PUBACK has come; who processes them removes them."""
+        self._answered: list[tuple[Publication, ReasonCode]] = []
         self.heard_s = time.monotonic()
         """When the last PUBACK came."""
-        self.receive_maximum, self.largest_bytes = 65535, 1 << 32
-        """How many messages the broker takes before their PUBACKs, and the largest packet."""
         self.is_up = False
         self._fault = (
             f"{config.broker} did not take the connection; it may require TLS (mqtts://) or a certificate "
@@ -173,7 +163,7 @@ class Connection:
         client.connect_timeout = CONNECTED_WITHIN_SECONDS
         client.max_inflight_messages_set(0)  # the caller bounds them; paho's own queue stays empty
         properties = will.properties(PacketTypes.WILLMESSAGE)
-        client.will_set(will.topic, will.payload, qos=1, retain=will.retain, properties=properties)
+        client.will_set(will.topic, will.payload, qos=1, retain=True, properties=properties)
         client.on_connect, client.on_disconnect, client.on_publish = self._connected, self._ended, self._published
 
     def open(self, wait: Callable[[], object], has_ended: Callable[[], bool]) -> None:
@@ -194,17 +184,19 @@ class Connection:
     def publish(self, publication: Publication) -> None:
         """Send a message; `process` tells if the connection has ended."""
         properties = publication.properties(PacketTypes.PUBLISH)
-        info = self._client.publish(publication.topic, publication.payload, 1, publication.retain, properties)
+        info = self._client.publish(publication.topic, publication.payload, 1, publication.id is None, properties)
         self.in_flight[info.mid] = publication
 
-    def process(self, timeout_s: float) -> None:
-        """Send and receive; wait for something to come.
+    def process(self, timeout_s: float) -> list[tuple[Publication, ReasonCode]]:
+        """Send and receive; wait for something to come. Return the messages whose PUBACKs came, and what these say.
 
         Raises:
             NotConnectedError: the connection has ended.
         """
+        self._answered = []
         if self._client.loop(timeout_s) != MQTTErrorCode.MQTT_ERR_SUCCESS:
             raise NotConnectedError(self._fault)
+        return self._answered
 
     def close(self, last: Publication) -> None:
         """Publish a last message and log off: the broker then does not publish the last will."""
@@ -216,7 +208,6 @@ class Connection:
                 self.process(TICK_SECONDS)
         client.disconnect()
         client.on_connect = client.on_disconnect = client.on_publish = None  # no circle: its sockets close with it
-        self.is_up = False
 
     def _connect(self) -> None:
         try:
@@ -238,8 +229,10 @@ class Connection:
             )
             return
         self._fault = f"{self._config.broker} ended the connection, or it was lost"
-        self.receive_maximum = getattr(properties, "ReceiveMaximum", self.receive_maximum)
-        self.largest_bytes = getattr(properties, "MaximumPacketSize", self.largest_bytes)
+        self.receive_maximum: int = getattr(properties, "ReceiveMaximum", 65535)
+        """How many messages the broker takes before their PUBACKs."""
+        self.largest_bytes: int = getattr(properties, "MaximumPacketSize", 1 << 32)
+        """Of a packet."""
         self.is_up = True
 
     def _ended(self, _c: object, _u: object, _f: object, reason: ReasonCode, _p: object) -> None:
@@ -248,7 +241,7 @@ class Connection:
 
     def _published(self, _c: object, _u: object, mid: int, reason: ReasonCode, _p: object) -> None:
         self.heard_s = time.monotonic()
-        self.answered.append((self.in_flight.pop(mid), reason))
+        self._answered.append((self.in_flight.pop(mid), reason))
         # Brokers send one PUBACK, and the next only when TCP has confirmed the one before (Nagle's algorithm): have
         # the kernel confirm it now, not 40 ms later.
         bound = self._client.socket()
@@ -296,11 +289,9 @@ class Bridge:
         has_ended: whether to give up.
     """
 
-    def __init__(
-        self, follower: Follower, line: LineState, messages: Messages, config: MqttConfig, has_ended: Callable[[], bool]
-    ) -> None:
-        self._follower, self._line, self._messages, self._config = follower, line, messages, config
-        self._has_ended = has_ended
+    def __init__(self, follower: Follower, line: Line, messages: Messages, has_ended: Callable[[], bool]) -> None:
+        self._follower, self._line, self._messages, self._has_ended = follower, line, messages, has_ended
+        self._config: MqttConfig = line.table
         self._fault: str | None = None
         """Why results wait although the broker is connected; None: they do not."""
         self._fault_log, self._report_log = FaultLog(logger), RateLimitedLog(logger)
@@ -323,7 +314,7 @@ class Bridge:
         """What the broker has not taken of a batch."""
         through: Delivered | None = None
         """The last event of the batch."""
-        in_flight, is_confirmed = 0, False
+        is_confirmed = False
         tick_due_s = state_due_s = resume_s = 0.0
         while not self._has_ended():
             now_s = time.monotonic()
@@ -339,22 +330,17 @@ class Bridge:
                 while taken and taken[0][0] <= connection.heard_s - self._config.republish_s:
                     self._follower.settle(taken.popleft()[1])
                 left, through = self._next_batch(connection.largest_bytes)
-            if not in_flight and now_s >= resume_s:
+            if now_s >= resume_s and not any(each.id for each in connection.in_flight.values()):
                 most = min(WINDOW, connection.receive_maximum - 1) if is_confirmed else 1  # one is for the state
                 for publication in left[: max(1, most)]:
                     connection.publish(publication)
-                    in_flight += 1
-            connection.process(TICK_SECONDS if left else 0.0)
-            while connection.answered:
-                publication, reason = connection.answered.popleft()
-                if publication.id is None:
-                    continue
-                in_flight -= 1
-                is_confirmed = self._is_taken(publication, reason)
-                if is_confirmed:
-                    left.remove(publication)
-                else:
-                    resume_s = time.monotonic() + PAUSE_SECONDS
+            for publication, reason in connection.process(TICK_SECONDS if left else 0.0):
+                if publication.id is not None:
+                    is_confirmed = self._is_taken(publication, reason)
+                    if is_confirmed:
+                        left.remove(publication)
+                    else:
+                        resume_s = time.monotonic() + PAUSE_SECONDS
 
     def _next_batch(self, largest_bytes: int) -> tuple[list[Publication], Delivered | None]:
         """Return the messages of the next events, and the last of these; None: there are none."""
@@ -389,34 +375,25 @@ class Bridge:
         return False
 
 
-def run_bridge(line: str) -> None:
+def run_bridge(line_name: str) -> None:
     """Publish a line's results until SIGTERM or Ctrl-C.
 
     Raises: as `Follower.receive_batch`, and
         ConfigError: the line's file has no table `[mqtt]`, or cannot be used.
         AccessError: a file that the table names cannot be used.
     """
-    config, name = load_with_table(line, "mqtt").mqtt, name_of(line)
-    assert config is not None
+    line = Line(line_name, "mqtt")
+    config: MqttConfig = line.table
     log_in(paho.Client(CallbackAPIVersion.VERSION2), config)
-    messages = Messages(config.prefix, name)
-    journal, keys = endpoint_of(line, "journal", KeyFiles())
-    ended = threading.Event()
+    messages, ended = Messages(config.prefix, line.name), threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     with (
-        Follower(
-            journal,
-            config.name,
-            window=2 * WINDOW,  # the next batch is here when the one in hand is done
-            start=config.start,
-            timeout_s=TICK_SECONDS,
-            keep_position=True,
-            keys=keys,
-        ) as follower,
-        LineState(*endpoint_of(line, "events", KeyFiles())) as state,
+        # The next batch is here when the one in hand is done.
+        line.follower(window=2 * WINDOW, keep_position=True) as follower,
+        line,
     ):
-        bridge = Bridge(follower, state, messages, config, ended.is_set)
+        bridge = Bridge(follower, line, messages, ended.is_set)
         notify("READY=1")
         logger.info(
             "results come again until the broker has had them for %g s; if it stores its messages more rarely "
@@ -427,7 +404,8 @@ def run_bridge(line: str) -> None:
         )
         log = FaultLog(logger, is_faulty=True)
         while not ended.is_set():
-            connection = Connection(config, f"heatline-{name}-{config.name}", messages.offline(*LOST))
+            will = messages.offline("bridge_lost", "the bridge has lost its connection to the broker")
+            connection = Connection(config, f"heatline-{line.name}-{config.name}", will)
             try:
                 connection.open(bridge.tick, ended.is_set)
                 log.end(f"connected to {config.broker}")
@@ -437,7 +415,7 @@ def run_bridge(line: str) -> None:
                 log.begin(str(fault), "; trying again until it works, and the line keeps its results meanwhile")
                 notify(f"STATUS={fault}")
             finally:
-                connection.close(messages.offline(*STOPPED, time.time_ns()))
+                connection.close(messages.offline("bridge_stopped", "the bridge was stopped", time.time_ns()))
             resume_s = time.monotonic() + PAUSE_SECONDS
             while time.monotonic() < resume_s and not ended.wait(TICK_SECONDS):
                 bridge.tick()

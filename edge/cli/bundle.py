@@ -39,14 +39,6 @@ from heatline.edge.util.text import format_count, is_are
 LONGEST_SHOWN = 120
 """Characters of a value in a table."""
 
-keys_option = click.option(
-    "--keys",
-    "folder",
-    type=click.Path(path_type=Path),
-    default=TRUSTED_KEYS,
-    show_default=True,
-    help="Folder of trusted keys.",
-)
 BundleArgument = click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 
 
@@ -177,7 +169,14 @@ def sign(bundle_path: Path, key_path: Path, as_json: bool) -> None:
 @bundle.command(epilog="Example: heatline bundle trust maker.key.pub --name maker")
 @click.argument("key_path", metavar="[KEY.pub]", required=False, type=click.Path(path_type=Path))
 @click.option("--name", help="What to call the key here. Default: its file's name.")
-@keys_option
+@click.option(
+    "--keys",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=TRUSTED_KEYS,
+    show_default=True,
+    help="Folder of trusted keys.",
+)
 @json_option
 def trust(key_path: Path | None, name: str | None, folder: Path, as_json: bool) -> None:
     """Make this machine trust bundles that are signed with KEY.pub's key. Without KEY.pub, list the trusted keys.

@@ -121,13 +121,12 @@ def show(line: str, picture: str, as_json: bool) -> None:
 
 def _cells(entry: EvidenceEntry) -> list[str]:
     event, review = entry.event, entry.review
-    score = "" if event.frame_score is None else f"{event.frame_score:.2f}"
     return [
         _utc(event.times.captured_at_ns),
         event.verdict,
         event.camera,
         event.part_id or "",
-        score,
+        "" if event.frame_score is None else f"{event.frame_score:.2f}",
         event.reason or "",
         "" if review is None else (review.kind or CONTRADICTORY).replace("_", " "),
         entry.picture,
@@ -354,13 +353,12 @@ def _copy(store: EvidenceStore, entry: EvidenceEntry, out: Path, manifest: Binar
     """Copy a frame and write its row, and return its subfolder, by the review or by the verdict, or why it was not
     copied: `MISSING`, `CONTRADICTORY`.
     """
-    review, folder = entry.review, FOLDERS[entry.event.verdict]
+    review = entry.review
+    folder: str | None = FOLDERS[entry.event.verdict]
     if by_review:
-        if review is None:  # the last mark was withdrawn meanwhile
-            return MISSING
-        if review.truth is None:
-            return CONTRADICTORY
-        folder = review.truth
+        folder = None if review is None else review.truth
+    if folder is None:
+        return CONTRADICTORY if review else MISSING  # MISSING: the last mark was withdrawn meanwhile
     # The day keeps pictures of one id apart. Both are checked to be safe in a path.
     target = out / folder / f"{entry.day}_{entry.picture}.png"
     frame = store.frame_path(entry.picture, entry.day)

@@ -23,10 +23,10 @@ from heatline.edge.bridge.modbus.registers import (
     MAILBOX,
     RESPONSE,
     Command,
-    Entry,
     EntryKind,
     Outcome,
     RegisterBank,
+    entry,
     register_map,
 )
 from heatline.edge.delivery.servers import CommandServer
@@ -82,9 +82,9 @@ def test_a_part_id_is_complete_in_its_registers_or_they_are_empty_and_say_why(pa
 def test_the_number_of_an_entry_is_its_own_and_never_0(seqs: set[int]) -> None:
     named = [(kind, journal) for kind in EntryKind for journal in (JOURNAL, OTHER_JOURNAL)]
     for seq in seqs:
-        assert len({Entry(*name, seq, {}).number for name in named}) == len(named)
-    numbers = {Entry(EntryKind.RESULT, JOURNAL, seq, {"frames": seq}).number for seq in seqs}
-    assert numbers == {Entry(EntryKind.RESULT, JOURNAL, seq, {}).number for seq in seqs}
+        assert len({entry(*name, seq, {})["number"] for name in named}) == len(named)
+    numbers = {entry(EntryKind.RESULT, JOURNAL, seq, {"frames": seq})["number"] for seq in seqs}
+    assert numbers == {entry(EntryKind.RESULT, JOURNAL, seq, {})["number"] for seq in seqs}
     assert len(numbers - {0}) == len(seqs)
 
 
@@ -92,7 +92,7 @@ def test_the_number_of_an_entry_is_its_own_and_never_0(seqs: set[int]) -> None:
 def test_a_read_in_two_requests_is_whole_or_seen_to_be_torn(cut: int, seqs: tuple[int, int]) -> None:
     bank, states, found = RegisterBank(register_map(1), "high_first"), list[Any](), list[int]()
     for seq, begin, end in ((seqs[0], 0, cut), (seqs[1], cut, MAILBOX.end - MAILBOX.address)):
-        bank.put(MAILBOX, Entry(EntryKind.RESULT, JOURNAL, seq, {}).registers())
+        bank.put(MAILBOX, entry(EntryKind.RESULT, JOURNAL, seq, {}))
         states.append(bank.read(MAILBOX.address, MAILBOX.end - MAILBOX.address))
         found += bank.read(MAILBOX.address + begin, end - begin) or []
     assert found in states or found[0] != found[-1]
@@ -127,7 +127,7 @@ def test_only_the_number_of_the_shown_entry_acknowledges_it_and_one_that_is_writ
     last = 0
     for seq in range(1, 4):
         mailbox.acknowledged.clear()
-        mailbox.show(Entry(EntryKind.RESULT, JOURNAL, seq, {}))
+        mailbox.show(entry(EntryKind.RESULT, JOURNAL, seq, {}))
         number = bank.number(MAILBOX, "number")
         assert bank.number(MAILBOX, "seq") == seq
         assert not write(last), "the PLC has not read it yet"
@@ -135,7 +135,7 @@ def test_only_the_number_of_the_shown_entry_acknowledges_it_and_one_that_is_writ
         assert write(number)
         last = number
     mailbox = Mailbox(bank)  # the PLC writes on while the bridge restarts
-    mailbox.show(Entry(EntryKind.RESULT, JOURNAL, 3, {}))
+    mailbox.show(entry(EntryKind.RESULT, JOURNAL, 3, {}))
     assert mailbox.acknowledged.is_set(), "the PLC has it from before the restart"
 
 

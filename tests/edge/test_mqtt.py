@@ -57,7 +57,6 @@ def test_an_event_is_published_as_it_is_also_of_a_later_version() -> None:
     for topic, header in {**headers, "weather": weather}.items():
         made = Messages("acme/plant1", "line1").of(Delivered("j", 7, header))
         assert (made.topic, made.payload, made.id) == (f"acme/plant1/line1/{topic}", header, "j-7")
-        assert not made.retain
         assert f"| `{topic}` | " in read("docs/plant-mqtt.md") or topic in ("result/top", "weather")
 
 
@@ -188,7 +187,7 @@ def test_results_and_reports_of_losses_wait_for_a_subscriber_unless_nobody_needs
             site.acked(4)
 
 
-WILL, LAST = (Publication(f"line/{name}", b"{}", retain=True) for name in ("will", "last"))
+WILL, LAST = (Publication(f"line/{name}", b"{}") for name in ("will", "last"))
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <ssl.SSLSocket:ResourceWarning")  # paho's, of a handshake
 
 
@@ -198,8 +197,8 @@ def refusal(config: MqttConfig) -> str:
     try:
         connection.open(lambda: None, lambda: False)
         connection.publish(Publication("line/result/top", b"{}", "a-1"))
-        while not connection.answered:
-            connection.process(WITHIN_SECONDS)
+        while not connection.process(WITHIN_SECONDS):
+            pass
     except NotConnectedError as refused:
         return str(refused)
     finally:

@@ -27,7 +27,6 @@ from heatline.edge.bridge.opcua.server import (
     SUBSCRIPTIONS,
     BridgeServer,
     Certificates,
-    Clients,
     TrustedPolicy,
 )
 from heatline.edge.config.bridges import OpcuaConfig
@@ -250,7 +249,7 @@ async def test_connections_without_a_session_are_closed_and_disconnect_none_that
     """Those that send garbage, are silent in numbers beyond the limit, or have closed their session."""
     port = free_port()
     door, config = OpcuaDoor(tmp_path, port.number), OpcuaConfig(listen=f"127.0.0.1:{port.number}", unprotected=True)
-    server = BridgeServer("line1", Certificates(tmp_path, "line1", "127.0.0.1"), config)
+    server = BridgeServer("line1", Certificates(tmp_path, "line1", config), config)
     server.iserver.max_pending_activation_seconds = 1.0
     await server.prepare()
     async with server, door.client() as at_work:
@@ -284,16 +283,16 @@ async def test_connections_without_a_session_are_closed_and_disconnect_none_that
 def test_a_certificate_without_security_gives_no_role(tmp_path: Path, identities: tuple[Identity, Identity]) -> None:
     """It is public: whoever shows it without a signature need not own it."""
     OpcuaDoor(tmp_path, 0).allow(identities[1], "command")
-    certificates, der = Certificates(tmp_path, "line1", "127.0.0.1"), identities[1].der.read_bytes()
+    open_to_all, closed = (Certificates(tmp_path, "line1", OpcuaConfig(unprotected=each)) for each in (True, False))
     plain = SecurityPolicyFactory(SecurityPolicyNone, ua.MessageSecurityMode.None_)
-    shown = TrustedPolicy(plain, certificates).create(der).peer_certificate
+    der = identities[1].der.read_bytes()
+    shown = TrustedPolicy(plain, closed).create(der).peer_certificate
     assert not shown
-    open_to_all, closed = Clients(certificates, unprotected=True), Clients(certificates, unprotected=False)
     reader = open_to_all.get_user(None, certificate=shown)
     assert isinstance(reader, User)
-    assert not open_to_all.may_command(reader)
+    assert open_to_all.role_of(reader.name) is None
     assert closed.get_user(None, certificate=shown) is None
-    assert closed.may_command(closed.get_user(None, certificate=der))
+    assert closed.role_of(closed.get_user(None, certificate=der).name) == "command"
 
 
 @in_loop

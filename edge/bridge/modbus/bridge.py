@@ -6,44 +6,23 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from heatline.edge.bridge.line import (
-    PART,
-    RESULTS,
-    TICK_SECONDS,
-    LineState,
-    in_thread,
-    load_with_table,
-    places_of,
-    result_of,
-    serve,
-    set_by_signals,
-    state_of,
-)
+from heatline.edge.bridge.line import PART, RESULTS, TICK_SECONDS, Line, result_of, serve, state_of
 from heatline.edge.bridge.modbus import registers
-from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, RESPONSE, Command, IdMap, Outcome
+from heatline.edge.bridge.modbus.registers import COMMANDS, LINE, MAILBOX, RESPONSE, Command, EntryKind, IdMap, Outcome
 from heatline.edge.bridge.modbus.server import ModbusServer
-from heatline.edge.config import LineConfig
 from heatline.edge.config.bridges import ModbusConfig
-from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.client import Commander
 from heatline.edge.delivery.follower import Follower
 from heatline.edge.delivery.subscriber import Gap
 from heatline.edge.errors import AccessError, CommandRefusedError, EventsLostError, HeatlineError
-from heatline.edge.target import KeyFiles, endpoint_of
 from heatline.edge.util.rate_limited_log import RateLimitedLog
-from heatline.edge.wire.commands import Announced
-from heatline.edge.wire.events import PartEvent, StatusEvent, VerdictEvent
+from heatline.edge.wire.commands import Announced, Selected, Triggered
 
 logger = logging.getLogger(__name__)
 _failed_commands = RateLimitedLog(logger)
 
-TOPICS = (*RESULTS, "journal")
 TRIGGER_WITHIN_SECONDS, SELECT_WITHIN_SECONDS = 10.0, 60.0
 """As `heatline trigger` and `heatline select`."""
-Answer = tuple[Outcome, int]
-"""How a command ended, and the number of the frame that was triggered; 0: there is none."""
 
 
 class Mailbox:
@@ -54,27 +33,22 @@ class Mailbox:
 
     def __init__(self, bank: registers.RegisterBank) -> None:
         self._bank = bank
-        self._shown: registers.Entry | None = None
-        self._losses = 0
         self.acknowledged = threading.Event()
         """Set when the shown entry is acknowledged; cleared by who gives the next one."""
-        bank.on_write(self._written)
+        bank.on_write.append(self._written)
 
-    def show(self, entry: registers.Entry) -> None:
+    def show(self, entry: registers.Values) -> None:
         """Show an entry."""
-        self._shown = entry
-        if entry.kind in (registers.EntryKind.LOST, registers.EntryKind.UNRECORDED):
-            self._losses += 1
-            self._bank.put(LINE, {"losses": self._losses})
-        self._bank.put(MAILBOX, entry.registers())
+        if entry["kind"] in (EntryKind.LOST, EntryKind.UNRECORDED):
+            self._bank.put(LINE, {"losses": self._bank.number(LINE, "losses") + 1})
+        self._bank.put(MAILBOX, entry)
         self._written()  # a PLC that writes its number in each cycle may know this entry from before a restart
 
     def _written(self) -> None:
         """Look at what the PLC acknowledges. Any number but that of the shown entry is of an earlier one."""
-        entry = self._shown
-        if entry is not None and self._bank.number(COMMANDS, "acknowledge") == entry.number:
-            self._shown = None
-            self._bank.put(MAILBOX, {**registers.NOTHING, "acknowledged": entry.number})
+        number = self._bank.number(MAILBOX, "number")
+        if number and self._bank.number(COMMANDS, "acknowledge") == number:
+            self._bank.put(MAILBOX, {**registers.NOTHING, "acknowledged": number})
             self.acknowledged.set()
 
 
@@ -96,7 +70,7 @@ def feed(
         except EventsLostError as lost:
             logger.error("%s; the mailbox shows it to the PLC", lost)
             values = {"lost_after": lost.after_seq}
-            entry = registers.Entry(registers.EntryKind.LOST, lost.journal_id, lost.through_seq, values)
+            entry = registers.entry(EntryKind.LOST, lost.journal_id, lost.through_seq, values)
         if entry is None:
             continue
         mailbox.acknowledged.clear()
@@ -121,17 +95,13 @@ class LineBlocks:
 
     def take(self, live: object) -> None:
         """Show a verdict. If something else came, some were missed, and what is shown may not be the newest."""
-        match live:
-            case VerdictEvent() | PartEvent():
-                result = result_of(live)
-                if result is not None and (block := self._cameras.get(result.camera)):
-                    results = self._bank.number(block, "results") + 1
-                    self._bank.put(block, {**registers.result_values(result, self._places), "results": results})
-            case Gap():
-                kind, camera, *_ = live.topic.split(".")
-                self.clear(PART if kind == PART else camera)
-            case _:
-                self.clear()
+        if isinstance(live, Gap):
+            self.clear(live.topic.partition(".")[2].rpartition(".")[0] or PART)
+        elif (result := result_of(live)) is None:
+            self.clear()
+        elif block := self._cameras.get(result.camera):
+            results = self._bank.number(block, "results") + 1
+            self._bank.put(block, {**registers.result_values(result, self._places), "results": results})
 
     def clear(self, camera: str | None = None) -> None:
         """Show no verdict of a camera, or of all: what was the newest one may not be it any more."""
@@ -139,25 +109,23 @@ class LineBlocks:
             if camera in (None, name):
                 self._bank.put(block, registers.NO_RESULT)
 
-    async def refresh(self, line: LineState) -> None:
+    async def refresh(self, line: Line) -> None:
         """Copy what is known now. Call it several times a second."""
         status, is_heard, handshake = line.status, line.is_heard, line.handshake()
         reason = 0 if handshake.reason is None else registers.HANDSHAKE_REASONS.get(handshake.reason, registers.OTHER)
         state = registers.HANDSHAKE_STATES[handshake.state]
         self._bank.put(LINE, {"is_heard": int(is_heard), "state": state, "state_reason": reason})
-        if status is not None:
-            self._show(status)
         if not is_heard:
             self.clear()
-
-    def _show(self, status: StatusEvent) -> None:
+        if status is None:
+            return
         self._bank.put(
             LINE,
             {
                 "heartbeat": status.handshake.heartbeat % 65535 + 1,  # 0: the line was never heard
                 "is_simulated": int(not status.acting),
                 "product": registers.place_of(status.product, self._places.products),
-                "boot_id": registers.id_bytes(status.boot_id),
+                "boot_id": bytes.fromhex(status.boot_id),
             },
         )
         for name, block in self._cameras.items():
@@ -177,118 +145,78 @@ class LineBlocks:
                 self.clear(name)
 
 
-@dataclass(frozen=True)
-class Request:
-    """A command with its arguments, as they were when the PLC wrote it."""
-
-    code: int
-    camera: int
-    product: int
-    part_id: str | None
-    """None: there is none. Empty: the registers do not hold one of that length."""
-
-
 class CommandRegisters:
-    """The registers of commands and responses. Only the thread of the server uses it.
+    """Executes commands at the line, one at a time. Only the thread of the server uses it."""
 
-    `execute` begins to execute a trigger or a selection, whose answer is given to `answered`.
-    """
-
-    def __init__(self, bank: registers.RegisterBank, places: IdMap, execute: Callable[[Request], object]) -> None:
-        self._bank, self._places, self._execute = bank, places, execute
+    def __init__(self, bank: registers.RegisterBank, places: IdMap, line: Line) -> None:
+        self._bank, self._places, self._line = bank, places, line
         self._is_executing = False
         self._is_reset = True
         """Whether the PLC has written 0 since it wrote the last command."""
-        bank.on_write(self._written)
+        bank.on_write.append(self._written)
 
     def _written(self) -> None:
-        code = self._bank.number(COMMANDS, "command")
-        if code == Command.NONE:
+        echo = self._echo()
+        if echo["command"] == Command.NONE:
             self._is_reset = True
             self._bank.put(RESPONSE, {"command": 0, "outcome": 0})
         elif self._is_reset and not self._is_executing:
-            self._is_reset = False
-            request = self._request(code)
-            outcome = self._outcome_at_once(request)
-            if outcome is not None:
-                self._respond(request, (outcome, 0))
-                return
-            self._is_executing = True
+            self._is_reset, self._is_executing = False, True
             self._bank.put(RESPONSE, {"busy": 1, "command": 0, "outcome": 0})
-            self._execute(request)
+            self._task = asyncio.create_task(self._execute(echo, self._part_id()))
 
-    def _request(self, code: int) -> Request:
-        bank = self._bank
-        length, text = bank.number(COMMANDS, "part_id_length"), bank.data(COMMANDS, "part_id").decode("latin-1")
-        fits = length <= registers.PART_ID_CHARACTERS and text[:length].isascii() and text[:length].isprintable()
-        part_id = text[:length] if fits else ""
-        camera, product = bank.number(COMMANDS, "camera"), bank.number(COMMANDS, "product")
-        return Request(code, camera, product, part_id if length else None)
+    def _echo(self) -> dict[str, int]:
+        """Return the command and its numbers, as they are now, for the response."""
+        return {name: self._bank.number(COMMANDS, name) for name in ("command", "camera", "product")}
 
-    def _outcome_at_once(self, request: Request) -> Outcome | None:
-        """Return how a command ends that does not reach the line; None: it is to be executed there."""
-        match request.code:
-            case Command.TRIGGER:
-                if not 1 <= request.camera <= self._places.triggered:
-                    return Outcome.UNKNOWN_CAMERA
-                return Outcome.BAD_PART_ID if request.part_id == "" else None
-            case Command.SELECT:
-                is_known = 1 <= request.product <= len(self._places.products)
-                return None if is_known else Outcome.UNKNOWN_PRODUCT
-        return Outcome.UNKNOWN_COMMAND
+    def _part_id(self) -> str | None:
+        """Return the part id, as it is now; None: there is none. Empty: the registers do not hold one."""
+        length = self._bank.number(COMMANDS, "part_id_length")
+        part_id = self._bank.data(COMMANDS, "part_id")[:length].decode("latin-1")
+        fits = len(part_id) == length and part_id.isascii() and part_id.isprintable()
+        return None if length == 0 else part_id if fits else ""
 
-    def answered(self, request: Request, answer: Answer) -> None:
-        """Give the answer of a command that was executed, unless the PLC has given it up by writing 0.
-
-        A command that it wrote since then is not executed: it would be late, and a trigger would show another part.
-        """
+    async def _execute(self, echo: dict[str, int], part_id: str | None) -> None:
+        outcome, frame_number = await self._outcome(echo, part_id)
         self._is_executing = False
         if self._is_reset:
-            code = self._bank.number(COMMANDS, "command")
-            if code == Command.NONE:
-                self._bank.put(RESPONSE, {"busy": 0})
-                return
-            self._is_reset = False
-            request, answer = self._request(code), (Outcome.LINE_BUSY, 0)
-        self._respond(request, answer)
+            # The PLC has given it up by writing 0. A command that it wrote since then is not executed: it would be
+            # late, and a trigger would show another part.
+            echo, frame_number = self._echo(), 0
+            self._is_reset = echo["command"] == Command.NONE
+            outcome = Outcome.NONE if self._is_reset else Outcome.LINE_BUSY
+        self._bank.put(RESPONSE, {"busy": 0, **echo, "outcome": outcome, "frame_number": frame_number})
 
-    def _respond(self, request: Request, answer: Answer) -> None:
-        outcome, frame_number = answer
-        self._bank.put(
-            RESPONSE,
-            {
-                "busy": 0,
-                "command": request.code,
-                "outcome": outcome,
-                "camera": request.camera,
-                "product": request.product,
-                "frame_number": frame_number,
-            },
-        )
-
-
-def execute(at_line: tuple[str, ClientKeys | None] | None, places: IdMap, request: Request) -> Answer:
-    """Send a command to the line, and wait for its answer.
-
-    Args:
-        at_line: the line's `commands.bind`, and the keys for it; None: it takes no commands.
-    """
-    if at_line is None:
-        return Outcome.NO_COMMANDS, 0
-    is_select = request.code == Command.SELECT
-    timeout_s = SELECT_WITHIN_SECONDS if is_select else TRIGGER_WITHIN_SECONDS
-    try:
-        with Commander(at_line[0], timeout_s, at_line[1]) as line:
-            if is_select:
-                line.select(places.products[request.product - 1])
-                return Outcome.DONE, 0
-            reply = line.trigger(places.cameras[request.camera - 1], request.part_id)
-    except HeatlineError as error:
-        _failed_commands.error("a command of the PLC failed: %s", error)
-        if isinstance(error, CommandRefusedError):
-            return registers.refusal(error.reason), 0
-        return Outcome.NO_ACCESS if isinstance(error, AccessError) else Outcome.NO_REPLY, 0
-    return (Outcome.ANNOUNCED, 0) if isinstance(reply, Announced) else (Outcome.DONE, reply.frame_number)
+    async def _outcome(self, echo: dict[str, int], part_id: str | None) -> tuple[Outcome, int]:
+        """Execute a command; return how it ended, and the number of the frame that was triggered; 0: there is none."""
+        line, cameras, products = self._line, self._places.cameras, self._places.products
+        camera, product = echo["camera"], echo["product"]
+        reply: Triggered | Announced | Selected | HeatlineError | None
+        match echo["command"]:
+            case Command.TRIGGER:
+                if not 1 <= camera <= self._places.triggered:
+                    return Outcome.UNKNOWN_CAMERA, 0
+                if part_id == "":
+                    return Outcome.BAD_PART_ID, 0
+                reply = await line.command(TRIGGER_WITHIN_SECONDS, lambda to: to.trigger(cameras[camera - 1], part_id))
+            case Command.SELECT:
+                if not 1 <= product <= len(products):
+                    return Outcome.UNKNOWN_PRODUCT, 0
+                reply = await line.command(SELECT_WITHIN_SECONDS, lambda to: to.select(products[product - 1]))
+            case _:
+                return Outcome.UNKNOWN_COMMAND, 0
+        if isinstance(reply, HeatlineError):
+            _failed_commands.error("a command of the PLC failed: %s", reply)
+        match reply:
+            case None:
+                return Outcome.NO_COMMANDS, 0
+            case CommandRefusedError():
+                return registers.refusal(reply.reason), 0
+            case HeatlineError():
+                return Outcome.NO_ACCESS if isinstance(reply, AccessError) else Outcome.NO_REPLY, 0
+            case Announced():
+                return Outcome.ANNOUNCED, 0
+        return Outcome.DONE, reply.frame_number if isinstance(reply, Triggered) else 0
 
 
 def run_bridge(line: str) -> None:
@@ -298,39 +226,26 @@ def run_bridge(line: str) -> None:
         ConfigError: the line's file has no table `[modbus]`, or cannot be used.
         DeliveryError: the bridge cannot listen.
     """
-    config = load_with_table(line, "modbus")
-    assert config.modbus is not None
-    asyncio.run(_serve(line, config, config.modbus))
+    asyncio.run(_serve(Line(line, "modbus")))
 
 
-async def _serve(line: str, config: LineConfig, modbus: ModbusConfig) -> None:
-    places = IdMap(places_of(config), [each.name for each in config.products])
-    bank = registers.RegisterBank(registers.register_map(len(places.cameras)), modbus.word_order)
-    events, journal = (endpoint_of(line, name, KeyFiles()) for name in ("events", "journal"))
-    at_line = None if config.commands.bind is None else endpoint_of(line, "commands", KeyFiles())
-    blocks, mailbox = LineBlocks(bank, places), Mailbox(bank)
-    loop, executing = asyncio.get_running_loop(), set[asyncio.Task[None]]()
-
-    async def answer(request: Request) -> None:
-        requests.answered(request, await in_thread("modbus command", lambda: execute(at_line, places, request)))
-
-    def begin(request: Request) -> None:
-        executing.add(task := loop.create_task(answer(request)))
-        task.add_done_callback(executing.discard)
+async def _serve(line: Line) -> None:
+    config: ModbusConfig = line.table
+    places = IdMap(line.places, [each.name for each in line.config.products])
+    bank = registers.RegisterBank(registers.register_map(len(places.cameras)), config.word_order)
+    blocks, mailbox, loop = LineBlocks(bank, places), Mailbox(bank), asyncio.get_running_loop()
+    CommandRegisters(bank, places, line)
+    line.on_live = lambda live: loop.call_soon_threadsafe(blocks.take, live)
 
     def follow(is_over: threading.Event) -> None:
-        address, keys = journal
-        with Follower(
-            address, modbus.name, topics=TOPICS, start=modbus.start, timeout_s=TICK_SECONDS, keys=keys
-        ) as results:
-            feed(results, places, mailbox, loop.call_soon_threadsafe, is_over)
+        with line.follower(topics=(*RESULTS, "journal")) as events:
+            feed(events, places, mailbox, loop.call_soon_threadsafe, is_over)
 
-    requests, is_over = CommandRegisters(bank, places, begin), set_by_signals()
-    with LineState(*events, on_live=lambda live: loop.call_soon_threadsafe(blocks.take, live)) as state:
-        server = ModbusServer(bank, modbus)
+    with line:
+        server = ModbusServer(bank, config)
         await server.start()
-        logger.info("Modbus TCP on %s, results of %s as consumer %s", modbus.listen, journal[0], modbus.name)
+        logger.info("Modbus TCP on %s, results of %s as consumer %s", config.listen, line.journal[0], config.name)
         try:
-            await serve(is_over, follow, lambda: blocks.refresh(state), f"Modbus TCP on {modbus.listen}")
+            await serve(follow, lambda: blocks.refresh(line), f"Modbus TCP on {config.listen}")
         finally:
             await server.close()

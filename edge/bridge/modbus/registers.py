@@ -37,6 +37,8 @@ ID = Kind("ARRAY[0..7] OF WORD", 8)
 """16 bytes, two a register."""
 Value = int | bytes
 """Bytes of TEXT and ID; they must fit."""
+Values = Mapping[str, Value]
+"""By the names of fields."""
 
 BEGIN, END = "sequence_begin", "sequence_end"
 """Of a block that the bridge writes: another number after each change of the block. 0: never filled."""
@@ -161,11 +163,8 @@ class RegisterBank:
         self._words: dict[int, int] = {at: 0 for block in blocks for at in range(block.address, block.end)}
         self._written = {at for block in blocks if block.is_written for at in range(block.address, block.end)}
         """Addresses that a client may write."""
-        self._listeners: list[Callable[[], None]] = []
-
-    def on_write(self, listener: Callable[[], None]) -> None:
-        """Call a function after each request that wrote registers."""
-        self._listeners.append(listener)
+        self.on_write: list[Callable[[], None]] = []
+        """What is called after each request that wrote registers."""
 
     def read(self, address: int, count: int) -> list[int] | None:
         """Return registers for a client; None: one of them does not exist."""
@@ -177,7 +176,7 @@ class RegisterBank:
         if not self._written.issuperset(range(address, address + len(words))):
             return False
         self._words.update(enumerate(words, address))
-        for listener in self._listeners:
+        for listener in self.on_write:
             listener()
         return True
 
@@ -190,7 +189,7 @@ class RegisterBank:
         """Return the value of a field that is an integer."""
         return int.from_bytes(self.data(block, name, self._order), "big")
 
-    def put(self, block: Block, values: Mapping[str, Value]) -> None:
+    def put(self, block: Block, values: Values) -> None:
         """Set fields of a block that the bridge writes, at once. If anything changes, so does the sequence number."""
         before = self.read(block.address, block.end - block.address)
         for name, value in values.items():
@@ -297,9 +296,9 @@ def refusal(reason: str | None) -> Outcome:
     return Outcome.__members__.get(f"LINE_{reason}".upper(), Outcome.LINE_OTHER)
 
 
-NO_RESULT: Mapping[str, Value] = {name: b"" if kind in (TEXT, ID) else 0 for name, kind in RESULT_FIELDS.items()}
+NO_RESULT: Values = {name: b"" if kind in (TEXT, ID) else 0 for name, kind in RESULT_FIELDS.items()}
 """The values of the fields of a result while there is none: the verdict is undefined."""
-NOTHING: Mapping[str, Value] = {**NO_RESULT, "kind": EntryKind.NONE, "number": 0, "camera": 0, "lost_after": 0}
+NOTHING: Values = {**NO_RESULT, "kind": EntryKind.NONE, "number": 0, "camera": 0, "lost_after": 0}
 """The values of a mailbox that is empty, without `acknowledged`."""
 
 
@@ -322,31 +321,17 @@ def place_of(name: str | None, names: Sequence[str]) -> int:
     return 0 if name is None or name not in names else names.index(name) + 1
 
 
-@dataclass(frozen=True)
-class Entry:
-    """What the mailbox shows until it is acknowledged."""
+def entry(kind: EntryKind, journal_id: str, seq: int, values: Values) -> Values:
+    """Return the values of the mailbox, without `acknowledged`, for what it shows until it is acknowledged.
 
-    kind: EntryKind
-    journal_id: str
-    seq: int
-    values: Mapping[str, Value]
-    """Further fields of the mailbox."""
-
-    @property
-    def number(self) -> int:
-        """The number by which the PLC acknowledges: the same whenever the entry is shown, and hardly ever another's.
-
-        A PLC may write the number of an earlier entry again and again, also while this bridge or the line restarts.
-        """
-        return (zlib.crc32(f"{self.kind.value} {self.journal_id}".encode()) + self.seq) % (2**32 - 1) + 1
-
-    def registers(self) -> dict[str, Value]:
-        """Return the values of the mailbox, without `acknowledged`."""
-        id_ = id_bytes(self.journal_id)
-        return {**NOTHING, "seq": self.seq, "journal_id": id_, **self.values, "kind": self.kind, "number": self.number}
+    The number by which the PLC acknowledges is the same whenever the entry is shown, and hardly ever another's: a PLC
+    may write the number of an earlier entry again and again, also while this bridge or the line restarts.
+    """
+    number = (zlib.crc32(f"{kind.value} {journal_id}".encode()) + seq) % (2**32 - 1) + 1
+    return {**NOTHING, "seq": seq, "journal_id": bytes.fromhex(journal_id), **values, "kind": kind, "number": number}
 
 
-def result_values(event: VerdictEvent, places: IdMap) -> dict[str, Value]:
+def result_values(event: VerdictEvent, places: IdMap) -> Values:
     """Return the values of the fields of a result. A part id is in its registers as a whole, or not at all."""
     captured_s, captured_ms = divmod(event.times.captured_at_ns // 1_000_000, 1000)
     part_id = event.part_id or ""
@@ -362,28 +347,23 @@ def result_values(event: VerdictEvent, places: IdMap) -> dict[str, Value]:
         "captured_s": captured_s,
         "captured_ms": captured_ms,
         "seq": event.seq,
-        "journal_id": id_bytes(event.journal_id or ""),
+        "journal_id": bytes.fromhex(event.journal_id or ""),
         "part_id_state": 0 if event.part_id is None else 1 if fits else 2,
         "part_id_length": min(len(part_id), 65535),
         "part_id": part_id.encode() if fits else b"",
     }
 
 
-def entry_of(delivered: Delivered, places: IdMap) -> Entry | None:
+def entry_of(delivered: Delivered, places: IdMap) -> Values | None:
     """Return what the mailbox shows for a journalled event; None: it is neither a result nor a loss."""
     id_ = delivered.journal_id, delivered.seq
     try:
         event = delivered.event
     except MessageError:  # of another version: it may be a result
-        return Entry(EntryKind.UNREADABLE, *id_, {})
+        return entry(EntryKind.UNREADABLE, *id_, {})
     if (result := result_of(event)) is not None:
         camera = place_of(result.camera, places.cameras)
-        return Entry(EntryKind.RESULT, *id_, {**result_values(result, places), "camera": camera})
+        return entry(EntryKind.RESULT, *id_, {**result_values(result, places), "camera": camera})
     if isinstance(event, JournalEvent) and (lost := unjournalled_results(event)) != 0:
-        return Entry(EntryKind.UNRECORDED, *id_, {"frames": lost or 0})
+        return entry(EntryKind.UNRECORDED, *id_, {"frames": lost or 0})
     return None
-
-
-def id_bytes(id_: str) -> bytes:
-    """Return an id of up to 32 hexadecimal digits as bytes."""
-    return bytes.fromhex(id_)

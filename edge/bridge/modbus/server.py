@@ -20,7 +20,7 @@ LONGEST_BYTES = 254
 IDLE_SECONDS = 60.0
 """A connection that sends no request, or does not read its reply, for so long is closed."""
 READING, WRITING = (3, 4, 23), (6, 16, 23)
-"""Read holding registers, read input registers, write and read; write one register, write registers."""
+"""Functions: read holding registers, read input registers, write and read; write one register, write registers."""
 ILLEGAL_FUNCTION, ILLEGAL_ADDRESS, ILLEGAL_VALUE = 1, 2, 3
 MOST_READ, MOST_WRITTEN, MOST_WRITTEN_AND_READ = 125, 123, 121
 """Registers in one request; the last is of function 23."""
@@ -30,8 +30,7 @@ class ModbusServer:
     """Answers requests, one at a time per connection, in their order."""
 
     def __init__(self, bank: RegisterBank, config: ModbusConfig) -> None:
-        self._bank, self._config = bank, config
-        self._networks = config.networks
+        self._bank, self._config, self._networks = bank, config, config.networks
         self._refused = RateLimitedLog(logger)
 
     async def start(self) -> None:
@@ -86,8 +85,6 @@ class ModbusServer:
 def answer(request: bytes, bank: RegisterBank) -> bytes:
     """Return the reply to a request, which has at least its function code: function code and data."""
     function = request[0]
-    if function not in (*READING, *WRITING):
-        return _refuse(function, ILLEGAL_FUNCTION)
     read_address, read_count, address, count, size, words = 0, 0, 0, 0, 0, b""
     try:
         match function:
@@ -97,9 +94,11 @@ def answer(request: bytes, bank: RegisterBank) -> bytes:
                 address, words, count, size = *struct.unpack(">H2s", request[1:]), 1, 2
             case 16:
                 (address, count, size), words = struct.unpack_from(">HHB", request, 1), request[6:]
-            case _:
+            case 23:
                 read_address, read_count, address, count, size = struct.unpack_from(">HHHHB", request, 1)
                 words = request[10:]
+            case _:
+                return _refuse(function, ILLEGAL_FUNCTION)
     except struct.error:
         return _refuse(function, ILLEGAL_VALUE)
     most_written = MOST_WRITTEN_AND_READ if function in READING else MOST_WRITTEN

@@ -103,20 +103,12 @@ CAMERA_FIELDS: tuple[Field[tuple[CameraState, Account]], ...] = (
     Field("Openings", UInt32, lambda c: _u32(c[0].openings)),
     Field("Counters", String, lambda c: json.dumps(c[0].counters)),
 )
-COUNTER_FIELDS: tuple[Field["Counters"], ...] = (
-    Field("HeldResults", UInt32, lambda c: _u32(c.held)),
-    Field("LostEvents", UInt32, lambda c: _u32(c.lost)),
-    Field("LastLoss", String, lambda c: c.last_loss),
+COUNTER_FIELDS: tuple[Field[tuple[int, int, str]], ...] = (
+    Field("HeldResults", UInt32, lambda c: _u32(c[0])),
+    Field("LostEvents", UInt32, lambda c: _u32(c[1])),
+    Field("LastLoss", String, lambda c: c[2]),
 )
-
-
-@dataclass
-class Counters:
-    """What the bridge counts itself, since its start."""
-
-    held: int = 0
-    lost: int = 0
-    last_loss: str = ""
+"""What the bridge counts itself, since its start."""
 
 
 def values_of(fields: tuple[Field[T], ...], source: T) -> Values:
@@ -155,22 +147,14 @@ Argument = tuple[str, ua.VariantType, bool]
 """Name, type, and whether it is an array."""
 
 
-@dataclass
-class _Variable:
-    """What clients read, so that only changes are written."""
-
-    kind: ua.VariantType
-    value: Any
-    status: ua.StatusCode
-
-
 class AddressSpace:
     """A line's nodes in a server that is prepared."""
 
     def __init__(self, server: Server, cameras: Iterable[str]) -> None:
         self._server, self._cameras = server, tuple(cameras)
-        self._variables: dict[str, _Variable] = {}
-        self._is_heard, self._latest_is_newest = False, True
+        self._variables: dict[str, ua.DataValue] = {}
+        """What clients read, so that only changes are written."""
+        self.is_heard, self._latest_is_newest = False, True
         self._events: dict[str, EventGenerator] = {}
 
     async def build(self) -> None:
@@ -181,9 +165,8 @@ class AddressSpace:
         for path, field in node_names(self._cameras).items():
             parent = await self._object(objects, path.rpartition(".")[0])
             value = ua.get_default_value(field.kind)
-            self._variables[path] = _Variable(field.kind, value, WAITING)
             await parent.add_variable(_node_id(path), _name_in(path), value, field.kind)
-            await self._write(path)
+            await self._write(path, ua.Variant(value, field.kind), WAITING)
         await self._object(objects, RECIPES)
         for name, fields in EVENT_FIELDS.items():
             await self._add_event_type(root, name, fields)
@@ -213,28 +196,30 @@ class AddressSpace:
             handshake: as of now.
             status: the last one; None: the line is silent, and its values stay and become uncertain.
         """
-        await self._set(LINE, values_of(LINE_FIELDS, handshake))
-        await self._mark(is_heard=status is not None, is_newest=self._latest_is_newest)
+        await self.set(LINE, values_of(LINE_FIELDS, handshake))
+        await self.mark(status is not None, self._latest_is_newest)
         if status is not None:
-            await self._set(LINE, values_of(HEARD_FIELDS, status))
+            await self.set(LINE, values_of(HEARD_FIELDS, status))
             for name in self._cameras:
                 state, account = state_of(status, name)
                 if state is not None:
-                    await self._set(f"{CAMERAS}.{name}", values_of(CAMERA_FIELDS, (state, account)))
+                    await self.set(f"{CAMERAS}.{name}", values_of(CAMERA_FIELDS, (state, account)))
 
-    async def write_result(self, values: Values, of_all: bool) -> None:
-        """Write the newest result of a camera, and maybe of all cameras."""
-        if values["Camera"] in self._cameras:
-            await self._set(f"{CAMERAS}.{values['Camera']}.{LATEST}", values)
-        if of_all:
-            await self._set(f"{RESULTS}.{LATEST}", values)
+    async def set(self, path: str, values: Values) -> None:
+        """Write variables below a path, except those that do not exist, as of a camera that was removed."""
+        for name, value in values.items():
+            if f"{path}.{name}" in self._variables:
+                await self._set_one(f"{path}.{name}", value)
 
-    async def write_counters(self, counters: Counters, latest_is_newest: bool) -> None:
-        """Write what the bridge counts, and whether the newest results here can be those of the line; otherwise they
-        become uncertain.
+    async def mark(self, is_heard: bool, latest_is_newest: bool) -> None:
+        """Write the status of all variables that have a value, if it changes: whether the line is heard, and whether
+        the newest results here can be those of the line.
         """
-        await self._mark(is_heard=self._is_heard, is_newest=latest_is_newest)
-        await self._set(RESULTS, values_of(COUNTER_FIELDS, counters))
+        if (is_heard, latest_is_newest) != (self.is_heard, self._latest_is_newest):
+            self.is_heard, self._latest_is_newest = is_heard, latest_is_newest
+            for path, data in self._variables.items():
+                if data.StatusCode != WAITING:
+                    await self._set_one(path, data.Value.Value)
 
     async def emit(
         self, kind: str, values: Values, message: str, event_id: str | None = None, at: datetime | None = None
@@ -250,29 +235,16 @@ class AddressSpace:
             event.emitting_node = emitter
             await self._server.iserver.subscription_service.trigger_event(event)
 
-    async def _mark(self, *, is_heard: bool, is_newest: bool) -> None:
-        """Write the status of all variables that have a value, if it changes."""
-        if (is_heard, is_newest) != (self._is_heard, self._latest_is_newest):
-            self._is_heard, self._latest_is_newest = is_heard, is_newest
-            for path, variable in self._variables.items():
-                if variable.status != WAITING:
-                    await self._set_one(path, variable.value)
-
-    async def _set(self, path: str, values: Values) -> None:
-        for name, value in values.items():
-            await self._set_one(f"{path}.{name}", value)
-
     async def _set_one(self, path: str, value: Any) -> None:
-        of_latest, variable = f".{LATEST}." in path, self._variables[path]
-        is_known = self._is_heard or path in _KNOWN_WITHOUT_LINE
+        of_latest, before = f".{LATEST}." in path, self._variables[path]
+        is_known = self.is_heard or path in _KNOWN_WITHOUT_LINE
         status = GOOD if is_known and (self._latest_is_newest or not of_latest) else UNCERTAIN
-        if (variable.value, variable.status) != (value, status):
-            variable.value, variable.status = value, status
-            await self._write(path)
+        if (before.Value.Value, before.StatusCode) != (value, status):
+            await self._write(path, ua.Variant(value, before.Value.VariantType), status)
 
-    async def _write(self, path: str) -> None:
-        now, variable = datetime.now(UTC), self._variables[path]
-        data = ua.DataValue(ua.Variant(variable.value, variable.kind), variable.status, now, now)
+    async def _write(self, path: str, value: ua.Variant, status: ua.StatusCode) -> None:
+        now = datetime.now(UTC)
+        self._variables[path] = data = ua.DataValue(value, status, now, now)
         await self._server.write_attribute_value(_node_id(path), data)
 
     async def _object(self, objects: dict[str, Node], path: str) -> Node:

@@ -65,32 +65,27 @@ caller: ContextVar[User | None] = ContextVar("caller", default=None)
 """The client whose request is executed. Its name is the fingerprint of its certificate; None: it has none."""
 
 
-class Certificates:
-    """The folder of certificates, which is made if it does not exist. Files in it may change at any time.
+class Certificates(UserManager):
+    """Knows clients by their certificates. User names, passwords and user certificates are not accepted.
 
     Args:
-        line, host: name of the line and where it listens, for the server's own certificate.
+        folder: of certificates, which is made if it does not exist. Files in it may change at any time.
+        line: its name, for the server's own certificate.
     Raises:
         AccessError: the folder cannot be used, the own certificate is damaged, or others can read the key.
     """
 
-    def __init__(self, folder: Path, line: str, host: str) -> None:
-        self._folder, self._faults = folder, FaultLog(logger)
+    def __init__(self, folder: Path, line: str, config: OpcuaConfig) -> None:
+        self._folder, self._unprotected, self._faults = folder, config.unprotected, FaultLog(logger)
         with writing(folder, AccessError, or_else=", or set opcua.folder to a folder of this user"):
             for each in (*(folder / "allowed" / role for role in ROLES), folder / "rejected"):
                 each.mkdir(parents=True, exist_ok=True)
         self.key_path, self.certificate_path = folder / "server.key", folder / "server.der"
         if not self.key_path.exists() and not self.certificate_path.exists():
-            self._make(line, host)
+            self._make(line, config.host_port[0])
         self.key, self.certificate = self._read()
 
-    @property
-    def application_uri(self) -> str:
-        """The server's name, as its certificate contains it: clients compare both."""
-        names = self.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        return names.get_values_for_type(x509.UniformResourceIdentifier)[0]
-
-    def role_of(self, fingerprint: str) -> Role | None:
+    def role_of(self, fingerprint: str | None) -> Role | None:
         """Return the highest role of the certificate with that fingerprint; None: it is not allowed.
 
         A file that is no certificate allows nobody, and is logged.
@@ -125,6 +120,18 @@ class Certificates:
             f"its certificate {name!r} (sha256 {fingerprint}) is not allowed; if the fingerprint is the client's, move "
             f"{file} to {allowed / 'read'} or {allowed / 'command'}"
         )
+
+    def get_user(
+        self,
+        iserver: InternalServer,
+        username: str | None = None,
+        password: str | None = None,
+        certificate: Any = None,
+    ) -> User | None:
+        if not certificate:
+            return User(UserRole.User) if self._unprotected else None
+        fingerprint = fingerprint_of(uacrypto.x509_from_der(certificate))
+        return None if self.role_of(fingerprint) is None else User(UserRole.User, fingerprint)
 
     def _make(self, line: str, host: str) -> None:
         here = socket.gethostname()
@@ -178,33 +185,6 @@ class Permissions(SimpleRoleRuleset):
         return action_type != WRITE and bool(super().check_validity(user, action_type, body))
 
 
-class Clients(UserManager):
-    """Knows clients by their certificates. User names, passwords and user certificates are not accepted."""
-
-    def __init__(self, certificates: Certificates, unprotected: bool) -> None:
-        self._certificates, self._unprotected = certificates, unprotected
-
-    def get_user(
-        self,
-        iserver: InternalServer,
-        username: str | None = None,
-        password: str | None = None,
-        certificate: Any = None,
-    ) -> User | None:
-        if not certificate:
-            return User(UserRole.User) if self._unprotected else None
-        fingerprint = fingerprint_of(uacrypto.x509_from_der(certificate))
-        return None if self._certificates.role_of(fingerprint) is None else User(UserRole.User, fingerprint)
-
-    def may_command(self, client: User | None) -> bool:
-        """Return whether a client may acknowledge results and select products."""
-        return client is not None and client.name is not None and self._certificates.role_of(client.name) == "command"
-
-    def may_stay(self, client: User) -> bool:
-        """Return whether a client with a session is still allowed."""
-        return client.name is None or self._certificates.role_of(client.name) is not None
-
-
 class TrustedPolicy(SecurityPolicyFactory):
     """A security policy for clients with an allowed certificate only: no other one gets as far as to a session."""
 
@@ -232,8 +212,7 @@ class BridgeServer(Server):
     """An asyncua server that accepts only allowed clients."""
 
     def __init__(self, name: str, certificates: Certificates, config: OpcuaConfig) -> None:
-        self.clients = Clients(certificates, config.unprotected)
-        super().__init__(_OneConnectionSessions(self.clients))
+        super().__init__(_OneConnectionSessions(certificates))
         self._certificates, self._listen = certificates, config.listen
         host, port = config.host_port
         self.socket_address = "" if host == "*" else host, port
@@ -253,7 +232,9 @@ class BridgeServer(Server):
     async def prepare(self) -> None:
         """Build the standard address space."""
         await self.init()
-        await self.set_application_uri(self._certificates.application_uri)
+        names = self._certificates.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        (uri,) = names.get_values_for_type(x509.UniformResourceIdentifier)
+        await self.set_application_uri(uri)  # clients compare it with the one in the certificate
         now = datetime.now(UTC)
         await self.set_build_info(self.product_uri, self.manufacturer_name, self.name, __version__, __version__, now)
 
@@ -277,10 +258,10 @@ class BridgeServer(Server):
 
     def disconnect_revoked(self) -> None:
         """Disconnect the clients whose certificates are not allowed any more."""
-        assert self.bserver is not None
         for connection in list(self.bserver.clients):
             session = connection.processor.session if connection.processor is not None else None
-            revoked = session is not None and session.is_activated() and not self.clients.may_stay(session.user)
+            name = session.user.name if session is not None and session.is_activated() else None
+            revoked = name is not None and self._certificates.role_of(name) is None
             if revoked and connection.transport is not None:
                 logger.warning("%s is disconnected: its certificate is no longer allowed", connection.peer_name)
                 connection.transport.abort()
