@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Generic, TypeVar
 
 from heatline.edge.cameras.settings import CameraSettings
-from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame
 from heatline.edge.util.channel import Message
 
@@ -60,8 +59,7 @@ class FrameSource(ABC, Generic[SettingsT]):
         """Release the camera."""
 
     def trigger(self) -> None:
-        """Make the camera take one frame now. CameraError: it did not take the trigger."""
-        raise CameraError(f"camera {self.name} cannot be triggered; set its trigger to software")
+        """Make a camera that waits for software triggers take one frame now. CameraError: it did not."""
 
     def counters(self) -> Mapping[str, int]:
         """Return the counters of the transport since `open`, e.g. of packets lost and resent."""

@@ -1,15 +1,15 @@
 """Cameras that show files: the pictures of a folder, and a video through OpenCV."""
 
+import contextlib
+import functools
 import os
 from pathlib import Path
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from heatline.edge.cameras.base import EndOfFrames, FrameSource, Opened, Pace
 from heatline.edge.cameras.settings import FolderSettings, VideoSettings
-from heatline.edge.colour import PixelFormat
 from heatline.edge.errors import CameraError, InputError
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.images import list_images, read_image
@@ -17,8 +17,6 @@ from heatline.edge.util.text import format_count, utf8_safe
 
 HIGHEST_RATE_FPS = 10000.0
 """A file without a frame rate may state an impossible one."""
-
-Picture = tuple[NDArray[np.uint8] | NDArray[np.uint16], PixelFormat]
 
 
 class FolderCamera(FrameSource[FolderSettings]):
@@ -28,7 +26,7 @@ class FolderCamera(FrameSource[FolderSettings]):
         super().__init__(settings)
         self._pace = Pace(settings.rate_fps, self.interrupted)
         self._files: list[Path] = []
-        self._preloaded: dict[Path, Picture | InputError] = {}
+        self._read = functools.cache(read_image) if settings.preload else read_image
         self._shown = 0
 
     def open(self) -> Opened:
@@ -36,8 +34,9 @@ class FolderCamera(FrameSource[FolderSettings]):
             self._files = list_images(self._settings.path)
         except InputError as error:
             raise CameraError(f"camera {self.name}: {error}") from error
-        if self._settings.preload:
-            self._preloaded = {path: _read(path) for path in self._files}
+        for path in self._files if self._settings.preload else []:
+            with contextlib.suppress(InputError):  # it is reported when it is shown
+                self._read(path)
         return Opened(
             found=f"{format_count(len(self._files), 'picture')} in {self._settings.path}",
             period_s=self._pace.period_s,
@@ -51,17 +50,10 @@ class FolderCamera(FrameSource[FolderSettings]):
         path = self._files[self._shown % len(self._files)]
         self._shown += 1
         stamp = Stamp(self.name, self._shown, utf8_safe(path.name))
-        picture = self._preloaded.get(path) or _read(path)
-        if isinstance(picture, InputError):
-            return BadFrame(stamp, "unreadable", str(picture))
-        return Frame(stamp, *picture)
-
-
-def _read(path: Path) -> Picture | InputError:
-    try:
-        return read_image(path)
-    except InputError as error:
-        return error
+        try:
+            return Frame(stamp, *self._read(path))
+        except InputError as error:
+            return BadFrame(stamp, "unreadable", str(error))
 
 
 class VideoCamera(FrameSource[VideoSettings]):
@@ -73,7 +65,7 @@ class VideoCamera(FrameSource[VideoSettings]):
 
     def __init__(self, settings: VideoSettings) -> None:
         super().__init__(settings)
-        self._capture: cv2.VideoCapture | None = None
+        self._capture = cv2.VideoCapture()
         self._announced = 0
         """Number of frames that the file states; 0: it states none."""
         self._shown = self._shown_of_loop = 0
@@ -81,7 +73,8 @@ class VideoCamera(FrameSource[VideoSettings]):
 
     def open(self) -> Opened:
         silence_opencv_log()
-        self._capture = capture = self._open_file()
+        self._open_file()
+        capture = self._capture
         rate_fps = self._settings.rate_fps or capture.get(cv2.CAP_PROP_FPS)
         if not 0 < rate_fps <= HIGHEST_RATE_FPS:
             raise CameraError(f"camera {self.name}: {self._settings.path} does not state its frame rate; set rate_fps")
@@ -94,7 +87,6 @@ class VideoCamera(FrameSource[VideoSettings]):
         )
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
-        assert self._capture is not None, "grabbed before it was opened"
         if not self._pace.await_frame(self._shown, timeout_s):
             return None
         path = self._settings.path
@@ -103,8 +95,7 @@ class VideoCamera(FrameSource[VideoSettings]):
         if not read and self._shown_of_loop >= self._announced:
             if not self._settings.loop or self._shown_of_loop == 0:  # an empty file would loop without end
                 raise EndOfFrames
-            self.close()
-            self._capture = self._open_file()
+            self._open_file()
             self._shown_of_loop = 0
             return self.grab(timeout_s)
         self._shown += 1
@@ -116,29 +107,27 @@ class VideoCamera(FrameSource[VideoSettings]):
         return BadFrame(stamp, "unreadable", f"{states}, and frame {self._shown_of_loop} cannot be read; {remedy}")
 
     def close(self) -> None:
-        if self._capture is not None:
-            self._capture.release()
-            self._capture = None
+        self._capture.release()
 
-    def _open_file(self) -> cv2.VideoCapture:
+    def _open_file(self) -> None:
+        """Open the file, again at the end of a loop."""
         path = self._settings.path
         try:
             with path.open("rb") as file:
                 name = str(path.absolute())
                 if utf8_safe(name) != name:  # OpenCV dies of it
                     name = f"/proc/self/fd/{file.fileno()}"
-                capture = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
+                is_open = self._capture.open(name, cv2.CAP_FFMPEG)
         except OSError as error:
             raise CameraError(
                 f"camera {self.name}: {path} cannot be read ({error.strerror}); check the path and its permissions"
             ) from error
-        if not capture.isOpened():
+        if not is_open:
             raise CameraError(
                 f"camera {self.name}: {path} cannot be read as a video; expected a whole file that FFmpeg supports, "
                 "e.g. MP4, Matroska or AVI"
             )
-        self._announced = max(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-        return capture
+        self._announced = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
 
 
 def silence_opencv_log() -> None:

@@ -70,9 +70,6 @@ class GenicamCamera(FrameSource[GenicamSettings]):
             return self._open()
         except AravisError as error:
             raise self._error(str(error)) from error
-        finally:
-            if not self._started:
-                self.close()
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
         self._return_buffer()
@@ -98,8 +95,6 @@ class GenicamCamera(FrameSource[GenicamSettings]):
         return None
 
     def trigger(self) -> None:
-        if self._settings.trigger != "software":
-            super().trigger()
         with self._in_use:
             if not self._started:
                 raise self._error("it is not open, so it took no trigger")

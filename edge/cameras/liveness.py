@@ -29,29 +29,6 @@ class Fault:
     the fault is over; until then its frames are not trusted."""
 
 
-class FrameIds:
-    """Follows a camera's frame ids since it was opened. They may wrap from 65535 to 1."""
-
-    def __init__(self) -> None:
-        self._last: int | None = None
-
-    def next(self, frame_id: int, last_frame_id: int | None = None) -> list[int]:
-        """Record the next id, or a run of ids up to `last_frame_id`; return the ids that are missing before it.
-
-        Raises:
-            ValueError: ids run back, stand still or leap, so that the missing frames are unknown.
-        """
-        last, self._last = self._last, frame_id if last_frame_id is None else last_frame_id
-        if last is None:
-            return []
-        wraps = frame_id < last <= HIGHEST_16_BIT_ID  # or steps back, which is a very long step forward then
-        step = frame_id - last + HIGHEST_16_BIT_ID * wraps
-        if not 0 < step <= MAX_LOST_FRAMES:
-            raise ValueError(f"frame id {frame_id} came after {last}")
-        missing = range(last + 1, last + step)
-        return [missed - HIGHEST_16_BIT_ID if wraps and missed > HIGHEST_16_BIT_ID else missed for missed in missing]
-
-
 class CameraClock:
     """Estimates the offset between a camera's clock and the host's from the fastest frames.
 
@@ -76,8 +53,8 @@ class CameraClock:
 
 
 class Liveness:
-    """Checks the frames of one camera, over all its openings. `now_ns` is a monotonic clock that stands still while the
-    line takes no frames, so that this does not count as silence of the camera.
+    """Checks the frames of one camera, over all its openings. `now_ns` is the monotonic time when the line reads what
+    came: while it reads nothing, the camera is not silent.
     """
 
     def __init__(self, settings: CameraSettings) -> None:
@@ -92,7 +69,7 @@ class Liveness:
         """Reset all but the memory of a frozen picture: the camera was opened."""
         self._opened = opened
         self._clock = CameraClock()
-        self._ids = FrameIds()
+        self._last_id: int | None = None
         self._identical_since_opening = -1  # the first picture has no predecessor
         self._missed_triggers = 0
         self._periods: deque[int] = deque(maxlen=16)
@@ -100,13 +77,21 @@ class Liveness:
         self._quiet_since_ns = now_ns
 
     def missing_ids(self, stamp: Stamp) -> tuple[list[int], Fault | None]:
-        """Return the ids of the frames that are missing before this one, and a fault if its id does not show them."""
-        if not self._opened.ids_show_gaps or stamp.frame_id is None:
+        """Return the ids of the frames that are missing before this one, or a fault if ids run back, stand still or
+        leap, so that they are unknown. Ids may wrap from 65535 to 1.
+        """
+        frame_id = stamp.frame_id
+        if not self._opened.ids_show_gaps or frame_id is None:
             return [], None
-        try:
-            return self._ids.next(stamp.frame_id, stamp.last_frame_id), None
-        except ValueError as error:
-            return [], Fault("frame_ids", f"its frame ids are not consecutive: {error}")
+        last = frame_id - 1 if self._last_id is None else self._last_id
+        self._last_id = frame_id if stamp.last_frame_id is None else stamp.last_frame_id
+        wraps = frame_id < last <= HIGHEST_16_BIT_ID  # or steps back, which is a very long step forward then
+        step = frame_id - last + HIGHEST_16_BIT_ID * wraps
+        if not 0 < step <= MAX_LOST_FRAMES:
+            return [], Fault("frame_ids", f"its frame ids are not consecutive: frame id {frame_id} came after {last}")
+        return [
+            (missed - 1) % HIGHEST_16_BIT_ID + 1 if wraps else missed for missed in range(last + 1, last + step)
+        ], None
 
     def check_frame(self, stamp: Stamp, digest: int | None, now_ns: int) -> Fault | None:
         """Record a frame; return why it cannot be trusted."""
@@ -129,14 +114,12 @@ class Liveness:
         if self._settings.triggered != "free" or self._settings.is_file_source:
             return None
         # Of the stated period and the measured one the longer counts: a camera may be slower than its setting.
-        periods_s = [] if self._opened.period_s is None else [self._opened.period_s]
-        if len(self._periods) >= 3:
-            periods_s.append(median(self._periods) / 1e9)
-        waited_s, limit_s = self.quiet_for_ns(now_ns) / 1e9, FIRST_FRAME_WITHIN_SECONDS
-        if periods_s:
-            limit_s = max(self._settings.silent_after_periods * max(periods_s), MIN_SILENCE_SECONDS)
-        if self._last_captured_ns is None:
-            limit_s = max(limit_s, FIRST_FRAME_WITHIN_SECONDS)
+        measured_s = median(self._periods) / 1e9 if len(self._periods) >= 3 else 0.0
+        period_s = max(self._opened.period_s or 0.0, measured_s)
+        is_known = period_s > 0 and self._last_captured_ns is not None
+        least_s = MIN_SILENCE_SECONDS if is_known else FIRST_FRAME_WITHIN_SECONDS
+        limit_s = max(self._settings.silent_after_periods * period_s, least_s)
+        waited_s = self.quiet_for_ns(now_ns) / 1e9
         if waited_s <= limit_s:
             return None
         return Fault("silent", f"no frame came for {waited_s:.1f} s, {limit_s:.1f} s were expected at most")

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 
 from heatline.edge.cameras.base import HIGHEST_16_BIT_ID, EndOfFrames, FrameSource, Opened, Pace
 from heatline.edge.cameras.settings import PatternSettings
-from heatline.edge.errors import CameraError
 from heatline.edge.frames import BadFrame, Frame, Stamp
 
 
@@ -77,8 +76,6 @@ class PatternCamera(FrameSource[PatternSettings]):
         self._waiting_triggers.release()  # for a grab that waits for a trigger
 
     def trigger(self) -> None:
-        if self._settings.trigger == "free":
-            raise CameraError(f"camera {self.name} runs freely; set its trigger to software to trigger it")
         self._triggers += 1
         if self._triggers not in self._ignored_triggers:
             self._waiting_triggers.release()

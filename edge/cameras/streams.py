@@ -126,11 +126,7 @@ class V4l2Camera(StreamSource[V4l2Settings, NDArray[np.uint8]]):
         self._capture = cv2.VideoCapture(str(self._settings.device), cv2.CAP_V4L2)
         if not self._capture.isOpened():
             raise self._error("is not a video device that captures, or another program uses it; set device")
-        try:
-            found = self._set_up(self._capture)
-        except CameraError:
-            self._capture.release()
-            raise
+        found = self._set_up(self._capture)
         self.start(str(self._settings.device))
         return found
 
@@ -233,7 +229,6 @@ class RtspCamera(StreamSource[RtspSettings, "VideoFrame | None"]):
                 reason = f"did not answer within {within_s:g} s; check cable and address, or raise open_within_s"
             raise CameraError(f"camera {self.name}: {shown} {reason}") from error
         if not container.streams.video:
-            container.close()
             raise CameraError(f"camera {self.name}: {shown} has no video; correct the path in url")
         stream = container.streams.video[0]
         stream.codec_context.options = {"flags": "low_delay"}
@@ -288,9 +283,7 @@ class RtspCamera(StreamSource[RtspSettings, "VideoFrame | None"]):
         for picture in pictures:
             # Pictures after a damaged one are damaged up to the next key frame, though the decoder does not flag them.
             self._damaged = picture.is_corrupt or (self._damaged and not picture.key_frame)
-            clock_ns = None
-            if picture.pts is not None and picture.time_base is not None:
-                clock_ns = int(picture.pts * picture.time_base * 1_000_000_000)
+            clock_ns = None if picture.time is None else round(picture.time * 1e9)
             self._show(None if self._damaged else picture, clock_ns)
 
     def _show(self, picture: "VideoFrame | None", timestamp_ns: int | None) -> None:

@@ -4,10 +4,13 @@ that a process announced is returned by `grab`, itself or as a `BadFrame`.
 
 import contextlib
 import logging
+import math
 import os
 import select
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -15,7 +18,7 @@ from heatline.edge.cameras.base import EndOfFrames, Opened
 from heatline.edge.cameras.liveness import Fault, Liveness
 from heatline.edge.cameras.process import CameraProcess, Ended, Health, ProcessMessage, TriggerResult
 from heatline.edge.cameras.settings import CameraSettings
-from heatline.edge.cameras.triggering import Intake, TriggerRequest
+from heatline.edge.cameras.triggering import Intake, PartRequest
 from heatline.edge.errors import CameraError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
 from heatline.edge.util.child_process import Restarts
@@ -33,9 +36,11 @@ HEALTH_WITHIN_SECONDS = 3.0
 ENDED_BY_GOOD_FRAMES_ONLY = ("silent", "frozen", "stale", "frame_ids")
 """Faults of a camera that can be opened: only good frames disprove them."""
 TICK_SECONDS = 0.05
+HELD_AT_MOST_SECONDS = 60.0
 
 State = Literal["OPENING", "LIVE", "IDLE", "DEAD", "ENDED"]
-OnOpened = Callable[[str | None], None]
+Reconfigured = tuple["Future[str | None]", threading.Event]
+"""Gets None or why the camera cannot be opened; then no frame comes before the event."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,7 @@ class SupervisedCamera:
     def __init__(self, settings: CameraSettings, on_alarm: Callable[[CameraAlarm], None]) -> None:
         self.name, self.settings, self._on_alarm = settings.name, settings, on_alarm
         self._intake, self._liveness = Intake(settings), Liveness(settings)
+        self._logged: Callable[[int], None]
         self._process: CameraProcess | None = None
         self._restarts = Restarts(FIRST_BACKOFF_SECONDS, MAX_BACKOFF_SECONDS)
         self.opened: Opened | None = None
@@ -65,38 +71,31 @@ class SupervisedCamera:
         self._openings = 0
         self._counters: dict[str, int] = {}
         self._heard_ns = 0
-        """When the process was started, opened its camera or last reported its health."""
+        """When the process was started, or sent its last message."""
         self._state: tuple[State, int] = ("OPENING", time.time_ns())
         self._fault: Fault | None = None
         """What is wrong with the camera; None once it has shown that it is alive."""
         self._alarm: CameraAlarm | None = None
         """The alarm that was reported and has not ended."""
         self._library_is_missing = False
-        self._requested: tuple[CameraSettings, OnOpened, bool] | None = None
+        self._requested: tuple[CameraSettings, Reconfigured, bool] | None = None
         """What `reconfigure` was given last, until it begins."""
-        self._on_opened: OnOpened | None = None
+        self._reconfigured: Reconfigured | None = None
         """Of the reconfiguration that has begun and whose camera is not open yet."""
-        self._left_ns = time.monotonic_ns()
-        """When `open` or `grab` last returned."""
-        self._away_ns = 0
-        """The time in which the line was busy elsewhere: it does not count as silence of the camera."""
         self._interrupted = False
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
 
-    def open(self, within_s: float | None = None) -> Opened | None:
+    def open(self, within_s: float = math.inf) -> Opened | None:
         """Try to open the camera once; `grab` tries again after a failure. None: not in time, or interrupted. Errors
         as of `FrameSource.open`.
         """
-        give_up = None if within_s is None else time.monotonic() + within_s
-        with self._at_work():
-            while self.opened is None and not self._interrupted:
-                if give_up is not None and time.monotonic() > give_up:
-                    break
-                self._step(TICK_SECONDS)
-                if self._fault is not None:
-                    detail = self._fault.detail
-                    prefix = "" if detail.startswith("camera ") else f"camera {self.name}: "
-                    raise (MissingExtraError if self._library_is_missing else CameraError)(prefix + detail)
+        give_up = time.monotonic() + within_s
+        while self.opened is None and not self._interrupted and time.monotonic() <= give_up:
+            self._step(TICK_SECONDS)
+            if self._fault is not None:
+                detail = self._fault.detail
+                prefix = "" if detail.startswith("camera ") else f"camera {self.name}: "
+                raise (MissingExtraError if self._library_is_missing else CameraError)(prefix + detail)
         return self.opened
 
     def grab(self, timeout_s: float) -> Frame | BadFrame | None:
@@ -104,23 +103,23 @@ class SupervisedCamera:
         EndOfFrames: there are no more. After `interrupt`, the frames that were announced before come first.
         """
         give_up = time.monotonic() + timeout_s
-        with self._at_work():
-            while not self._intake.waiting:
-                if self._interrupted:
-                    self._close_process("stopped", "the line stopped before there was room for it")
-                    if not self._intake.waiting:
-                        raise EndOfFrames
-                elif self._state[0] == "ENDED":
+        while not self._intake.waiting:
+            if self._interrupted:
+                self._close_process("stopped", "the line stopped before there was room for it")
+                if not self._intake.waiting:
                     raise EndOfFrames
-                elif (left_s := give_up - time.monotonic()) > 0:
-                    self._step(min(left_s, TICK_SECONDS))
-                else:
-                    return None
-            return self._intake.waiting.popleft()
+            elif self._state[0] == "ENDED":
+                raise EndOfFrames
+            elif (left_s := give_up - time.monotonic()) > 0:
+                self._step(min(left_s, TICK_SECONDS))
+            else:
+                return None
+        item, self._logged = self._intake.waiting.popleft()
+        return item
 
     def logged(self, number: int) -> None:
-        """Answer the triggers of frames up to this number, which are logged as in flight. The thread that grabs."""
-        self._intake.logged(number)
+        """Answer the trigger of the frame that was grabbed last, which is logged as in flight under this number."""
+        self._logged(number)
 
     def interrupt(self) -> None:
         """Make `grab` close the camera and end."""
@@ -133,11 +132,7 @@ class SupervisedCamera:
         self._close_process("stopped", "the line stopped")
         os.close(self._wake)
 
-    def skip_numbers(self, frames: int) -> None:
-        """Leave the ledger's next numbers to frames of the run before. Call this before the first `grab`."""
-        self._intake.number += frames
-
-    def trigger(self, request: TriggerRequest) -> None:
+    def trigger(self, request: PartRequest) -> None:
         """Request a frame of a part, or announce the part of the next frame; another thread gives the answer later."""
         if self._interrupted:
             request.refuse("stopping", "the line is stopping")
@@ -147,19 +142,25 @@ class SupervisedCamera:
             self._intake.request(request)
             os.eventfd_write(self._wake, 1)
 
-    def reconfigure(self, settings: CameraSettings, on_opened: OnOpened, *, keep_frames: bool = True) -> None:
+    def reconfigure(
+        self, settings: CameraSettings, proceed: threading.Event, *, keep_frames: bool = True
+    ) -> "Future[str | None]":
         """Close the camera and open it with other settings of its own, such as its exposure. Do so one at a time.
 
+        Return what gets None once it is open, or the error; for a dead camera, which gets the settings when it can be
+        opened again, at once.
+
         Args:
-            on_opened: called on the thread that grabs, with None or the error, before any frame comes; for a dead
-                camera, which gets the settings when it can be opened again, at once.
+            proceed: no frame comes before it is set.
             keep_frames: whether frames that were announced before still come; else they are dropped as `changeover`.
         """
+        opened = Future[str | None]()
         if self._interrupted:
-            on_opened("the line is stopping")
-            return
-        self._requested = settings, on_opened, keep_frames
-        os.eventfd_write(self._wake, 1)
+            opened.set_result("the line is stopping")
+        else:
+            self._requested = settings, (opened, proceed), keep_frames
+            os.eventfd_write(self._wake, 1)
+        return opened
 
     def state(self) -> CameraState:
         (state, since_at_ns), fault = self._state, self._fault
@@ -174,19 +175,6 @@ class SupervisedCamera:
 
     # Steps of the thread that grabs.
 
-    @contextlib.contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """Note when the line was busy elsewhere."""
-        self._away_ns += time.monotonic_ns() - self._left_ns
-        try:
-            yield
-        finally:
-            self._left_ns = time.monotonic_ns()
-
-    def _now_ns(self) -> int:
-        """Return the time on a monotonic clock that stands still while the line is busy elsewhere."""
-        return time.monotonic_ns() - self._away_ns
-
     def _step(self, wait_s: float) -> None:
         """Handle one message and all work that is due; wait a moment if there is neither."""
         self._begin_reconfiguration()
@@ -194,21 +182,10 @@ class SupervisedCamera:
             self._serve_triggers()  # first: a frame shows the part that was announced before it was taken
         message = None if self._process is None else self._process.receive()
         if message is not None:
+            self._heard_ns = time.monotonic_ns()
             self._handle(message)
-        if self._process is not None:
-            if (timeout := self._find_timeout()) is not None:
-                self._fail(timeout)
-        elif self._restarts.due and self._state[0] != "ENDED":
-            self._heard_ns = self._now_ns()
-            try:
-                self._process = CameraProcess(self.settings)
-            except OSError as error:
-                self._fail(Fault("process", f"its process cannot be started: {error}"))
-        if message is None:  # otherwise the frame of a part may be among the messages that wait
-            for _ in range(self._intake.expire(time.monotonic_ns())):
-                fault = self._liveness.record_missed_trigger()
-                if fault is not None and self.opened is not None:
-                    self._fail(fault)
+        else:  # otherwise a frame may be among the messages that wait, if the line was busy elsewhere
+            self._check_times()
         self._serve_triggers()
         if message is None and not self._intake.waiting:
             self._wait(wait_s)
@@ -220,7 +197,7 @@ class SupervisedCamera:
         if self._process is not None:
             poll.register(self._process.fileno(), select.POLLIN)
         if parts := self._intake.parts:
-            wait_s = min(wait_s, (parts[0].give_up_ns - time.monotonic_ns()) / 1e9)
+            wait_s = min(wait_s, (parts[0].since_ns + self._intake.within_ns - time.monotonic_ns()) / 1e9)
         poll.poll(max(wait_s, 0.001) * 1e3)
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._wake)
@@ -229,8 +206,23 @@ class SupervisedCamera:
         fire = None if self._process is None or self.opened is None else self._process.send
         self._intake.serve(time.monotonic_ns(), fire)
 
+    def _check_times(self) -> None:
+        if self._process is not None:
+            if (timeout := self._find_timeout()) is not None:
+                self._fail(timeout)
+        elif self._restarts.due and self._state[0] != "ENDED":
+            self._heard_ns = time.monotonic_ns()
+            try:
+                self._process = CameraProcess(self.settings)
+            except OSError as error:
+                self._fail(Fault("process", f"its process cannot be started: {error}"))
+        for _ in range(self._intake.expire(time.monotonic_ns())):
+            fault = self._liveness.record_missed_trigger()
+            if fault is not None and self.opened is not None:
+                self._fail(fault)
+
     def _find_timeout(self) -> Fault | None:
-        now_ns = self._now_ns()
+        now_ns = time.monotonic_ns()
         waited_s = (now_ns - self._heard_ns) / 1e9
         if self.opened is None:
             within_s = self.settings.opened_within_s
@@ -242,10 +234,10 @@ class SupervisedCamera:
     def _handle(self, message: ProcessMessage) -> None:
         match message:
             case Opened():
-                self.opened, self._heard_ns = message, self._now_ns()
+                self.opened = message
                 self._openings += 1
                 self._intake.restart()
-                self._liveness.begin(message, self._now_ns())
+                self._liveness.begin(message, time.monotonic_ns())
                 logger.info("camera %s is open: %s", self.name, message.found)
                 needs_good_frame = self._fault is not None and self._fault.reason in ENDED_BY_GOOD_FRAMES_ONLY
                 if self.settings.triggered != "free" and not needs_good_frame:
@@ -256,8 +248,8 @@ class SupervisedCamera:
             case Frame() | BadFrame():
                 self._handle_frame(message)
             case Health(counters):
-                self._heard_ns, self._counters = self._now_ns(), counters
-                is_quiet = self._liveness.quiet_for_ns(self._heard_ns) > IDLE_AFTER_SECONDS * 1e9
+                self._counters = counters
+                is_quiet = self._liveness.quiet_for_ns(time.monotonic_ns()) > IDLE_AFTER_SECONDS * 1e9
                 if is_quiet and self._fault is None and self.settings.triggered != "free":
                     self._set_state("IDLE")
             case TriggerResult(number, error):
@@ -268,15 +260,12 @@ class SupervisedCamera:
                 self._intake.give_up("the camera has shown its last frame")
             case Ended(str(error), cause):
                 self._library_is_missing = cause == "library"
-                if cause == "process":
-                    self._fail(Fault("process", error))
-                else:
-                    self._fail(Fault("broken" if self.opened else "open", error))
+                self._fail(Fault("process" if cause == "process" else "broken" if self.opened else "open", error))
 
     def _handle_frame(self, item: Frame | BadFrame) -> None:
         missing_ids, fault = self._liveness.missing_ids(item.stamp)
         digest = item.digest if isinstance(item, Frame) else None
-        fault = self._liveness.check_frame(item.stamp, digest, self._now_ns()) or fault
+        fault = self._liveness.check_frame(item.stamp, digest, time.monotonic_ns()) or fault
         if fault is None:
             self._intake.add(item, missing_ids, self._liveness.taken_ns)
             if isinstance(item, Frame):
@@ -338,29 +327,26 @@ class SupervisedCamera:
             self._intake.refuse_all("stopping", "the line is stopping")
             self._end_reconfiguration("the line is stopping")
             if self._requested is not None:
-                (_, self._on_opened, _), self._requested = self._requested, None
+                (_, self._reconfigured, _), self._requested = self._requested, None
                 self._end_reconfiguration("the line is stopping")
 
     def _begin_reconfiguration(self) -> None:
-        requested, self._requested = self._requested, None
-        if requested is None:
+        if self._requested is None:
             return
-        settings, on_opened, keep_frames = requested
+        (self.settings, reconfigured, keep_frames), self._requested = self._requested, None
         # A dead camera may have sent the first frame of its former settings.
         keep_frames = keep_frames and self._alarm is None
         self._close_process("changeover", "the camera was being reconfigured", keep_frames=keep_frames)
         self._intake.give_up("the camera is being reconfigured")
-        self.settings = settings
+        self._reconfigured = reconfigured
         if self._alarm is not None or self._state[0] == "ENDED":
-            on_opened(None)
-            return
-        self._on_opened = on_opened
-        self._restarts.now()
-        self._set_state("OPENING")
+            self._end_reconfiguration(None)
+        else:
+            self._restarts.now()
+            self._set_state("OPENING")
 
     def _end_reconfiguration(self, error: str | None) -> None:
-        on_opened, self._on_opened = self._on_opened, None
-        if on_opened is not None:
-            began_ns = time.monotonic_ns()
-            on_opened(error)
-            self._away_ns += time.monotonic_ns() - began_ns
+        if self._reconfigured is not None:
+            (opened, proceed), self._reconfigured = self._reconfigured, None
+            opened.set_result(error)
+            proceed.wait(HELD_AT_MOST_SECONDS)

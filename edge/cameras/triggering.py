@@ -9,67 +9,46 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Literal
 
 from heatline.edge.cameras.process import FireTrigger
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.util.text import utf8_safe
+from heatline.edge.wire import commands
 
 FIRE_WITHIN_SECONDS = 0.1
 _LOST = "the camera counted it and it never arrived"
 
-Refusal = Literal["not_triggered", "busy", "camera_dead", "no_frame", "stopping"]
-
 
 @dataclass(frozen=True)
-class TriggerAnswer:
-    """Outcome of a trigger: its frame, a refusal, or neither if it announced a part."""
-
-    frame_id: int | None = None
-    frame_number: int = 0
-    """The ledger's number of the frame."""
-    refused: Refusal | None = None
-    detail: str = ""
-
-
-@dataclass(frozen=True)
-class TriggerRequest:
-    part_id: str | None
-    answer: Callable[[TriggerAnswer], None]
-    requested_ns: int = field(default_factory=time.monotonic_ns)
-
-    def refuse(self, refused: Refusal, detail: str) -> None:
-        self.answer(TriggerAnswer(refused=refused, detail=detail))
-
-
-@dataclass(frozen=True)
-class ExpectedPart:
-    """A part that waits for its frame. `expected_ns` and `give_up_ns` are times on the host's monotonic clock."""
+class PartRequest:
+    """A part that shall get a frame. `answer` takes one reply: once its frame is logged, or when it gets none."""
 
     part_id: str | None
-    expected_ns: int
-    give_up_ns: int
+    answer: Callable[[commands.Reply], None]
+    since_ns: int = field(default_factory=time.monotonic_ns)
+    """When it was requested, or its trigger sent, on the host's monotonic clock."""
+
+    def refuse(self, reason: commands.Reason, detail: str) -> None:
+        self.answer(commands.refusal(reason, utf8_safe(detail)))
 
 
 class Intake:
-    """Numbers the frames of one camera over all its openings as the ledger does, assigns the part that each shows, and
-    reports frames and parts that did not come. Any thread may request a part; the thread that grabs does all else.
+    """Assigns to the frames of one camera, over all its openings, the parts that they show, and reports frames and
+    parts that did not come. Any thread may request a part; the thread that grabs does all else.
     """
 
     def __init__(self, settings: CameraSettings) -> None:
         self._settings = settings
-        self.waiting: deque[Frame | BadFrame] = deque()
-        """Items for `grab`: frames, and reports of frames that were announced and cannot be delivered."""
-        self.number = 0
-        """The ledger's number of the last frame in `waiting` so far."""
-        self._requests: deque[TriggerRequest] = deque()
-        self.parts: deque[ExpectedPart] = deque()
+        self.within_ns = round(settings.part_within_s * 1e9)
+        """How long a part waits for its frame."""
+        self.waiting: deque[tuple[Frame | BadFrame, Callable[[int], None]]] = deque()
+        """Items for `grab`: frames, and reports of frames that were announced and cannot be delivered; each with what
+        to call with its number in the ledger once it is logged, as a crash cannot take its event any more."""
+        self._requests: deque[PartRequest] = deque()
+        self.parts: deque[PartRequest] = deque()
         """Those that wait for their frames, oldest first. The next frame that is taken shows the last one."""
-        self._fired: TriggerRequest | None = None
         self._trigger_number = 0
-        self._answers: deque[tuple[int, Callable[[], None]]] = deque()
-        """What answers a trigger, by the number of its frame, once the frame is logged."""
         self.restart()
 
     def restart(self) -> None:
@@ -82,7 +61,7 @@ class Intake:
 
     # Triggers.
 
-    def request(self, request: TriggerRequest) -> None:
+    def request(self, request: PartRequest) -> None:
         if self._settings.triggered == "free":
             request.refuse("not_triggered", f"camera {self._settings.name} runs freely")
         else:
@@ -97,24 +76,23 @@ class Intake:
         hardware = self._settings.triggered == "hardware"
         while self._requests:
             request = self._requests.popleft()
-            begun_ns = request.requested_ns if hardware else now_ns
-            part = ExpectedPart(request.part_id, begun_ns, begun_ns + round(self._settings.part_within_s * 1e9))
+            part = request if hardware else replace(request, since_ns=now_ns)
+            fire_by_ns = request.since_ns + round(FIRE_WITHIN_SECONDS * 1e9)
             if fire is None:
-                self._refuse(request, part, "camera_dead", "the camera is not there")
+                self._report_no_frame(part, "the camera is not there", "camera_dead")
             elif hardware:
-                self.parts.append(part)
-                request.answer(TriggerAnswer())
+                self.parts.append(replace(part, answer=lambda _reply: None))
+                request.answer(commands.Announced(camera=self._settings.name, part_id=part.part_id))
             elif self.parts:
-                self._refuse(request, part, "busy", "the frame of the trigger before it had not come yet")
+                self._report_no_frame(part, "the frame of the trigger before it had not come yet", "busy")
             elif now_ns < self._quiet_until_ns:
-                self._refuse(request, part, "busy", "the frame of a trigger before it may still be on its way")
-            elif now_ns - request.requested_ns > FIRE_WITHIN_SECONDS * 1e9:
-                self._refuse(request, part, "busy", "the line could not fire it in time")
+                self._report_no_frame(part, "the frame of a trigger before it may still be on its way", "busy")
+            elif now_ns > fire_by_ns:
+                self._report_no_frame(part, "the line could not fire it in time", "busy")
             else:
                 self.parts.append(part)
-                self._fired = request
                 self._trigger_number += 1
-                fire(FireTrigger(self._trigger_number, request.requested_ns + round(FIRE_WITHIN_SECONDS * 1e9)))
+                fire(FireTrigger(self._trigger_number, fire_by_ns))
 
     def record_result(self, number: int, error: str | None) -> None:
         if error is not None and number == self._trigger_number:
@@ -126,9 +104,9 @@ class Intake:
         A camera whose frames take longer than that would show each part under the id of the next one. So until a frame
         has come in time since the camera was opened, the next trigger waits for twice as long.
         """
-        expired = self._pop_while(lambda part: part.give_up_ns <= now_ns)
+        expired = self._pop_while(lambda part: part.since_ns + self.within_ns <= now_ns)
         if expired and not self._frame_came_in_time and self._settings.triggered == "software":
-            self._quiet_until_ns = now_ns + round(self._settings.part_within_s * 1e9)
+            self._quiet_until_ns = now_ns + self.within_ns
         self._miss(expired, f"no frame came within {self._settings.part_within_s * 1e3:g} ms of its trigger")
         return len(expired)
 
@@ -136,21 +114,14 @@ class Intake:
         """Report all parts that wait: no frame will come for them."""
         self._miss(self._pop_while(lambda _part: True), reason)
 
-    def refuse_all(self, refused: Refusal, detail: str) -> None:
+    def refuse_all(self, reason: commands.Reason, detail: str) -> None:
         while self._requests:
-            self._requests.popleft().refuse(refused, detail)
+            self._requests.popleft().refuse(reason, detail)
 
-    def _refuse(self, request: TriggerRequest, part: ExpectedPart, refused: Refusal, detail: str) -> None:
-        self._report_no_frame(part, detail)
-        request.refuse(refused, f"camera {self._settings.name}: {detail}")
-
-    def _miss(self, parts: Sequence[ExpectedPart], detail: str) -> None:
+    def _miss(self, parts: Sequence[PartRequest], detail: str) -> None:
+        self._missed += len(parts)
         for part in parts:
-            self._missed += 1
             self._report_no_frame(part, detail)
-            request, self._fired = self._fired, None
-            if request is not None:
-                request.refuse("no_frame", f"camera {self._settings.name}: {detail}")
 
     # Frames.
 
@@ -163,60 +134,58 @@ class Intake:
             taken_ns: when it was taken, on the host's monotonic clock.
             instead: why the frame cannot be inspected; None: it can. Its stamp does not count.
         """
-        passed = self._pop_while(lambda part: part.expected_ns <= taken_ns)
+        passed = self._pop_while(lambda part: part.since_ns <= taken_ns)
         part = passed.pop() if passed else None  # the one that the frame shows; the earlier ones get no frame
         self._report_lost(list(missing_ids[self._missed :]), passed, item.stamp)
         self._missed = self._quiet_until_ns = 0
-        if part is not None:
-            self._frame_came_in_time = True
-            request, self._fired = self._fired, None
-            if request is not None and item.stamp.frame_id is None:  # lost with the first packet of the frame
-                request.refuse("no_frame", f"camera {self._settings.name}: its frame came damaged, without its id")
-            elif request is not None:
-                came = TriggerAnswer(frame_id=item.stamp.frame_id, frame_number=self.number + 1)
-                self._answers.append((self.number + 1, partial(request.answer, came)))
         stamp = self._with_part(item.stamp, part)
         if instead is not None and isinstance(item, Frame):
             item.release()
             item = instead
-        self._queue(replace(item, stamp=stamp))
 
-    def logged(self, number: int) -> None:
-        """Answer the triggers of the frames up to this number: a crash cannot take their events any more."""
-        while self._answers and self._answers[0][0] <= number:
-            self._answers.popleft()[1]()
+        def logged(number: int) -> None:
+            camera, frame_id = stamp.camera, stamp.frame_id
+            if part is not None and frame_id is None:  # lost with the first packet of the frame
+                part.refuse("no_frame", f"camera {camera}: its frame came damaged, without its id")
+            elif part is not None and frame_id is not None:
+                reply = commands.Triggered(camera=camera, part_id=part.part_id, frame_id=frame_id, frame_number=number)
+                part.answer(reply)
 
-    def _pop_while(self, condition: Callable[[ExpectedPart], bool]) -> list[ExpectedPart]:
-        parts: list[ExpectedPart] = []
+        self._frame_came_in_time |= part is not None
+        self.waiting.append((replace(item, stamp=stamp), logged))
+
+    def _pop_while(self, condition: Callable[[PartRequest], bool]) -> list[PartRequest]:
+        parts: list[PartRequest] = []
         while self.parts and condition(self.parts[0]):
             parts.append(self.parts.popleft())
         return parts
 
-    def _queue(self, item: Frame | BadFrame) -> None:
-        self.number += item.stamp.frames
-        self.waiting.append(item)
-
-    def _report_lost(self, ids: list[int], passed: Sequence[ExpectedPart], before: Stamp) -> None:
+    def _report_lost(self, ids: list[int], passed: Sequence[PartRequest], before: Stamp) -> None:
         """Report the frames that are missing before this one, each with the part that it would have shown."""
         # The times of a lost frame are unknown, so it has those of the frame after it.
         times = before.captured_at_ns, before.captured_monotonic_ns
         for part in passed:
             if ids:
                 lost = Stamp(before.camera, ids.pop(0), None, None, *times)
-                self._queue(BadFrame(self._with_part(lost, part), "lost_by_camera", _LOST, "dropped"))
+                self._report(lost, part, "lost_by_camera", _LOST)
             else:
                 self._report_no_frame(part, "the next part's frame came first")
         if ids:
             last = ids[-1] if len(ids) > 1 else None
             run = Stamp(before.camera, ids[0], None, None, *times, last_frame_id=last, frames=len(ids))
-            self._queue(BadFrame(self._with_part(run, None), "lost_by_camera", _LOST, "dropped"))
+            self._report(run, None, "lost_by_camera", _LOST)
 
-    def _report_no_frame(self, part: ExpectedPart, detail: str) -> None:
-        self._queue(BadFrame(self._with_part(Stamp(self._settings.name, None), part), "no_frame", detail, "dropped"))
+    def _report_no_frame(self, part: PartRequest, detail: str, why: commands.Reason = "no_frame") -> None:
+        self._report(Stamp(self._settings.name, None), part, "no_frame", detail)
+        part.refuse(why, f"camera {self._settings.name}: {detail}")
 
-    def _with_part(self, stamp: Stamp, part: ExpectedPart | None) -> Stamp:
+    def _report(self, stamp: Stamp, part: PartRequest | None, reason: str, detail: str) -> None:
+        bad = BadFrame(self._with_part(stamp, part), reason, detail, "dropped")
+        self.waiting.append((bad, lambda _number: None))
+
+    def _with_part(self, stamp: Stamp, part: PartRequest | None) -> Stamp:
         deadline_ms = self._settings.deadline_ms
-        begun_ns = stamp.captured_monotonic_ns if part is None else part.expected_ns
+        begun_ns = stamp.captured_monotonic_ns if part is None else part.since_ns
         return replace(
             stamp,
             part_id=part.part_id if part else None,

@@ -52,7 +52,7 @@ class Source(Protocol):
         """
 
     def logged(self, number: int) -> None:
-        """Hear that the frames up to this number of the ledger are logged as in flight."""
+        """Hear that the item that was grabbed last is logged as in flight, under this number of the ledger."""
 
     def interrupt(self) -> None:
         """Make `grab` return all announced frames and then raise EndOfFrames."""

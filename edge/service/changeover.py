@@ -11,6 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,8 +54,6 @@ CLOSE_WITHIN_SECONDS = 2.0
 PRODUCT_FILE = "product"
 EXCHANGEABLE = {"roi", "exclude", *SET_IN_THE_CAMERA}
 """Keys of cameras that can change without a restart."""
-
-HELD_AT_MOST_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -103,13 +102,10 @@ def prepare(
     overlap, tile = config.tiles.overlap_px, bundle.manifest.grid.tile_px
     if overlap is not None and overlap >= tile:
         raise ConfigError(f"tiles.overlap_px is {overlap}, the bundle's tiles are {tile} px; expected less")
-    former = None if active is None else active.setup
-    same = former if isinstance(former, Setup) and former.bundle.digest == bundle.digest else None
-    if same is not None and active is not None and config.engine == active.config.engine:
-        verified = same.verified
+    former = None if active is None or active.config.engine != config.engine else active.setup
+    if isinstance(former, Setup) and former.bundle.digest == bundle.digest:
+        verified = former.verified
     else:
-        # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
-        cache = cache_folder() if active is None else None
         verified = open_verified_engine(
             bundle,
             config.engine.kind,
@@ -118,7 +114,8 @@ def prepare(
             threads=config.engine.threads,
             streams=config.engine.streams,
             batch=config.engine.batch,
-            cache=cache,
+            # Writing a compiled graph stops all threads for a while, so a line that inspects writes none.
+            cache=cache_folder() if active is None else None,
             say=report_step,
         )
     areas = {camera.name: camera.region_of_interest for camera in config.cameras}
@@ -272,7 +269,9 @@ class Changeover:
     ) -> None:
         self._line, self._path, self._config, self._active, self.memory = line, path, config, active, memory
         self._lock = threading.Lock()
-        self._worker: threading.Thread | None = None
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._worker = NamedThread("changeover", self._run)
+        self._worker.start()
         self._open = self._closed = False
         self.changing: str | None = None
         """A description of what is being prepared; None while there is no change."""
@@ -317,8 +316,7 @@ class Changeover:
 
     def join(self) -> bool:
         """Wait up to 2 s for the running change. Return whether it has ended."""
-        if self._worker is None:
-            return True
+        self._work.put(None)
         self._worker.join(CLOSE_WITHIN_SECONDS)
         return not self._worker.is_alive()
 
@@ -327,29 +325,16 @@ class Changeover:
             if self.changing is not None or not self._open or self._closed:
                 return False
             self.changing = description
-            former = self._worker
-            self._worker = NamedThread("changeover", self._run, work, former)
-            self._worker.start()
+            self._work.put(work)
             return True
 
     # The methods below run on the worker's thread. A change is finished before its event is sent, because a client may
-    # request the next change as soon as it receives the event. The next worker then waits for this one to end.
+    # request the next change as soon as it receives the event. That one then waits for this one to end.
 
-    def _finish(self) -> None:
-        with self._lock:
-            if self._worker is threading.current_thread():  # otherwise the next change has begun
-                self.changing = None
-
-    def _run(self, work: Callable[[], None], former: threading.Thread | None) -> None:
-        if former is not None:
-            former.join()
-        try:
-            work()
-        except DeliveryError:  # the publisher is closed, so no client can receive the event
-            if not self._closed:
-                raise
-        finally:
-            self._finish()
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            with contextlib.suppress(DeliveryError):  # the publisher is closed, so no client can receive the event
+                work()
 
     def _reload(self, by: str | None) -> None:
         notify_reloading()
@@ -370,13 +355,13 @@ class Changeover:
         try:
             if self._active.setup.product != product:
                 self._exchange("select", self._config, product)
+            self.changing = None
         except Exception as error:
             detail = f"product {product}: {_describe_error(error)}"
             self._refuse("select", detail)
             answer(commands.refusal("unusable" if isinstance(error, HeatlineError) else "fault", detail))
             return
         self.memory.store(product)
-        self._finish()
         answer(commands.Selected(product=product, bundle=bundle_name(self._active.setup)))
 
     def _exchange(
@@ -392,7 +377,7 @@ class Changeover:
         def activate() -> LineSetup:
             self._line.ledger.activate(prepared.setup)
             self._config, self._active, self.last = config, prepared, applied
-            self._finish()
+            self.changing = None
             return prepared.setup
 
         with reconfigure(self._line.cameras, before.config.cameras, prepared.config.cameras):
@@ -408,7 +393,7 @@ class Changeover:
     def _refuse(self, change: Literal["reload", "select"], detail: str, by: str | None = None) -> None:
         logger.error("%s refused, and nothing has changed: %s", change, detail)
         self.last = Change(change=change, applied=False, detail=detail, by=by, at_ns=time.time_ns())
-        self._finish()
+        self.changing = None
         self._line.events.emit_change(self.last)
 
 
@@ -433,48 +418,25 @@ def reconfigure(
     Raises:
         CameraError: a camera cannot be opened with its new settings; all cameras have the old ones again.
     """
-    pairs = [(old, new) for old, new in zip(before, after, strict=True) if _own_settings(old) != _own_settings(new)]
+    pairs = [
+        (old, new)
+        for old, new in zip(before, after, strict=True)
+        if any(getattr(old, key, None) != getattr(new, key, None) for key in SET_IN_THE_CAMERA)
+    ]
     proceed = threading.Event()
-    # Each camera reports, as opening one has a time limit.
-    results = _request(cameras, [new for _, new in pairs], proceed)
-    errors = [error for error in [results.get() for _ in pairs] if error is not None]
+    opened = {new.name: cameras[new.name].reconfigure(new, proceed) for _, new in pairs}
+    # Each gets a result, as opening a camera has a time limit.
+    errors = [f"camera {name}: {error}" for name, each in opened.items() if (error := each.result()) is not None]
     if errors:
-        at_once = threading.Event()
-        at_once.set()
         # Requested before the others proceed, so that no frame with the refused settings is inspected.
-        results = _request(cameras, [old for old, _ in pairs], at_once, keep_frames=False)
+        again = [cameras[old.name].reconfigure(old, proceed, keep_frames=False) for old, _ in pairs]
         proceed.set()
-        for _ in pairs:
-            results.get()
+        wait(again)
         raise CameraError("; ".join(errors))
     try:
         yield
     finally:
         proceed.set()
-
-
-def _request(
-    cameras: Mapping[str, SupervisedCamera],
-    wanted: Sequence[CameraSettings],
-    proceed: threading.Event,
-    *,
-    keep_frames: bool = True,
-) -> "queue.SimpleQueue[str | None]":
-    """Have cameras opened with these settings. Each reports its result, then sends no frame until it may proceed."""
-    results: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-    for settings in wanted:
-
-        def opened(error: str | None, name: str = settings.name) -> None:
-            results.put(None if error is None else f"camera {name}: {error}")
-            proceed.wait(HELD_AT_MOST_SECONDS)
-
-        cameras[settings.name].reconfigure(settings, opened, keep_frames=keep_frames)
-    return results
-
-
-def _own_settings(settings: CameraSettings) -> dict[str, object]:
-    """Return the settings that the camera itself holds."""
-    return {key: getattr(settings, key, None) for key in SET_IN_THE_CAMERA}
 
 
 def require_reversible(now: LineConfig, wanted: LineConfig) -> None:

@@ -7,6 +7,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -14,10 +15,10 @@ from heatline.edge.config import LineConfig
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.delivery.servers import CommandServer
-from heatline.edge.errors import DeliveryError, EngineError
+from heatline.edge.errors import DeliveryError, EngineError, Faults
 from heatline.edge.frames import BadFrame, FrameRule
 from heatline.edge.inspection.in_flight_log import FILE_NAME, InFlightLog, read_previous_run
-from heatline.edge.inspection.inspector import Outcome, Unjudged
+from heatline.edge.inspection.inspector import outcome_without
 from heatline.edge.inspection.ledger import Lane, Ledger
 from heatline.edge.inspection.pipeline import Camera, Pipeline
 from heatline.edge.monitor.feed import PictureFeed
@@ -28,7 +29,7 @@ from heatline.edge.service.events import EventEmitter, Heartbeat
 from heatline.edge.service.line import (
     PARTS_OPEN,
     Line,
-    command_handler,
+    handle_command,
     journalled_parts,
     lock_folder,
     open_cameras,
@@ -44,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.05
 STOP_WITHIN_SECONDS = 15.0
-_CRASHED = Unjudged("dropped", "crashed", "the service ended before there was a verdict, and was started again")
+_CRASHED = "the service ended before there was a verdict, and was started again"
 
 
 class Service:
@@ -107,7 +108,7 @@ class Service:
         line.heartbeat.begin()
         line.pipeline.probe()  # the line is READY only after a tile has passed all stages
         if config.commands.bind is not None:
-            handle = command_handler(line.cameras, changeover.select)
+            handle = partial(handle_command, line.cameras, changeover.select)
             commands = CommandServer(config.commands.bind, handle, line.access)
             commands.start()
             at_end.callback(commands.close)
@@ -183,12 +184,14 @@ class Service:
         if feed is not None:
             feed.on_reload, feed.on_user_action = self.reload, events.emit_user_action
         notify_starting("opening the cameras")
-        opening = open_cameras(
-            prepared.config.cameras, events.emit_alarm, all_must_open=False, stopping=lambda: self._stopping
+        cameras, faults = prepared.config.cameras, Faults()
+        opened = at_end.enter_context(
+            open_cameras(
+                cameras, events.emit_alarm, all_must_open=False, faults=faults, stopping=lambda: self._stopping
+            )
         )
-        opened = at_end.enter_context(opening)
-        rules = {each.name: FrameRule(each.size, each.pixel_format) for each in prepared.config.cameras}
-        sources = {name: Camera(each, rules[name]) for name, each in opened.items()}
+        faults.raise_found()
+        sources = {each.name: Camera(opened[each.name], FrameRule(each.size, each.pixel_format)) for each in cameras}
         return Line(
             cameras=opened,
             pipeline=Pipeline(sources, ledger, events.emit_outcome, events.pass_probe),
@@ -223,14 +226,10 @@ class Service:
             line.events.emit_unjournalled(run.boot_id, missing)
         for stamp in run.in_flight:
             if stamp.camera in line.cameras:
-                line.cameras[stamp.camera].skip_numbers(stamp.frames)
-                crashed = ledger.announce(BadFrame(stamp, _CRASHED.reason, _CRASHED.detail, _CRASHED.kind))
-                ledger.complete(Outcome(crashed.stamp, unjudged=_CRASHED))
+                ledger.complete(outcome_without(ledger.announce(BadFrame(stamp, "crashed", _CRASHED, "dropped"))))
             else:
-                camera = utf8_safe(stamp.camera)
-                logger.error(
-                    "the line no longer has camera %s, of which %d frames were in flight", camera, stamp.frames
-                )
+                words = "the line no longer has camera %s, of which %d frames were in flight"
+                logger.error(words, utf8_safe(stamp.camera), stamp.frames)
         if run.in_flight:
             sent = threading.Event()
             self._wait(status, lambda: not any(account.in_flight for account in ledger.accounts().values()))

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -12,7 +13,7 @@ import zmq
 
 from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
-from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
+from heatline.edge.cameras.triggering import PartRequest
 from heatline.edge.config import JournalConfig, LineConfig
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.follow import Consumers, FollowServer
@@ -29,7 +30,6 @@ from heatline.edge.service.events import EventEmitter, Heartbeat
 from heatline.edge.service.sidecar import Shadow, Sidecar
 from heatline.edge.util.files import open_locked
 from heatline.edge.util.systemd import RUNTIME_FOLDERS
-from heatline.edge.util.text import utf8_safe
 from heatline.edge.wire import commands
 from heatline.edge.wire.events import PartEvent, VerdictEvent, event_from
 
@@ -66,7 +66,7 @@ def open_cameras(
     on_alarm: Callable[[CameraAlarm], None],
     *,
     all_must_open: bool,
-    faults: Faults | None = None,
+    faults: Faults,
     stopping: Callable[[], bool] = lambda: False,
 ) -> Iterator[dict[str, SupervisedCamera]]:
     """Open all cameras at the same time and return them by name. Close them at the end.
@@ -75,20 +75,15 @@ def open_cameras(
         on_alarm: receives each camera's death and return.
         all_must_open: True: wait for all cameras; one that does not open is an error. False: only a missing file or
             library is an error, and a slow camera goes on opening in the background.
-        faults: takes the errors of cameras that cannot be opened, which are left out; None: they are raised.
+        faults: takes the errors of cameras that cannot be opened, which are left out.
         stopping: ends the wait.
-    Raises:
-        CameraError, MissingExtraError: a camera cannot be opened.
     """
     cameras = [SupervisedCamera(camera, on_alarm) for camera in settings]
 
     def open_one(camera: SupervisedCamera) -> None:
         must_open = all_must_open or camera.settings.is_file_source
-        try:
-            camera.open(None if must_open else OPENED_AT_START_WITHIN_SECONDS)
-        except CameraError:
-            if must_open:
-                raise
+        with contextlib.suppress(*() if must_open else (CameraError,)):
+            camera.open(math.inf if must_open else OPENED_AT_START_WITHIN_SECONDS)
 
     def interrupt() -> None:
         for camera in cameras:
@@ -97,22 +92,17 @@ def open_cameras(
     with contextlib.ExitStack() as at_end:
         executor = at_end.enter_context(ThreadPoolExecutor(len(cameras)))
         at_end.callback(lambda: list(executor.map(SupervisedCamera.close, cameras)))
-        at_end.callback(interrupt)
         openings = [executor.submit(open_one, camera) for camera in cameras]
         at_end.callback(lambda: wait(openings))
         at_end.callback(interrupt)
         while wait(openings, timeout=POLL_SECONDS).not_done:
             if stopping():
                 interrupt()
-        found, closed = {}, Faults()
+        found = {}
         for camera, opening in zip(cameras, openings, strict=True):
-            with closed.collected():
+            with faults.collected():
                 opening.result()
                 found[camera.name] = camera
-        if faults is None:
-            closed.raise_found()
-        else:
-            faults.found += closed.found
         yield found
 
 
@@ -213,33 +203,20 @@ def journalled_parts(config: LineConfig, state_folder: Path | None) -> tuple[lis
     return found, len(records) < MOST_RESUMED
 
 
-def command_handler(
-    cameras: Mapping[str, SupervisedCamera], select: Callable[[str, Answer], None]
-) -> Callable[[commands.Request, Answer], None]:
-    """Return what handles each command: it passes the command on, and answers once it is done."""
-
-    def handle(request: commands.Request, answer: Answer) -> None:
-        if isinstance(request, commands.SelectRequest):
-            select(request.product, answer)
-        elif request.camera in cameras:
-            trigger = TriggerRequest(request.part_id, lambda result: answer(_to_reply(request, result)))
-            cameras[request.camera].trigger(trigger)
-        else:
-            known = ", ".join(sorted(cameras))
-            detail = f"there is no camera {request.camera!r}; expected one of {known}"
-            answer(commands.refusal("unknown_camera", detail))
-
-    return handle
-
-
-def _to_reply(request: commands.TriggerRequest, result: TriggerAnswer) -> commands.Reply:
-    if result.refused is not None:
-        return commands.refusal(result.refused, utf8_safe(result.detail))
-    if result.frame_id is None:
-        return commands.Announced(camera=request.camera, part_id=request.part_id)
-    return commands.Triggered(
-        camera=request.camera, part_id=request.part_id, frame_id=result.frame_id, frame_number=result.frame_number
-    )
+def handle_command(
+    cameras: Mapping[str, SupervisedCamera],
+    select: Callable[[str, Answer], None],
+    request: commands.Request,
+    answer: Answer,
+) -> None:
+    """Pass a command on, and answer once it is done."""
+    if isinstance(request, commands.SelectRequest):
+        select(request.product, answer)
+    elif request.camera in cameras:
+        cameras[request.camera].trigger(PartRequest(request.part_id, answer))
+    else:
+        detail = f"there is no camera {request.camera!r}; expected one of {', '.join(sorted(cameras))}"
+        answer(commands.refusal("unknown_camera", detail))
 
 
 @contextlib.contextmanager

@@ -143,21 +143,16 @@ class Sidecar:
         while not self._closing.is_set():
             self.step()
             self._closing.wait(POLL_SECONDS)
-        if self._stores or self._keeps:  # it ends by itself once it has stored the last picture
-            self._wait()
-        self._end()
+        # One that stores ends by itself once it has stored the last picture.
+        self._end(*[0] if self._stores or self._keeps else [], signal.SIGTERM, signal.SIGKILL)
 
-    def _end(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            if self.process is not None and self.process.poll() is None:
-                self.process.send_signal(number)
-                self._wait()
-
-    def _wait(self) -> None:
-        """Wait until the process has ended, at most so long as it may take."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
+    def _end(self, *signals: int) -> None:
+        """End the process by the first of these signals that does so in time; 0 only waits."""
+        for number in signals:
             if self.process is not None:
-                self.process.wait(ENDS_WITHIN_SECONDS)
+                self.process.send_signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self.process.wait(ENDS_WITHIN_SECONDS)
 
 
 class Shadow(Sidecar):
@@ -184,7 +179,7 @@ class Shadow(Sidecar):
     def step(self) -> None:
         """Begin anew if the configuration has changed, and supervise the process."""
         if self._begun is not self._wanted:
-            self._end()
+            self._end(signal.SIGTERM, signal.SIGKILL)
             if self._feed is not None:
                 self._feed.shadow = None
             self.process = self.fault = None

@@ -22,7 +22,6 @@ STALLED_AFTER_SECONDS = 5.0
 """The line is stalled if the last stage had no output for so long."""
 STATUS_EVERY_SECONDS = 1.0
 PROBE_AFTER_SECONDS = 1.0
-RETRY_WRITING_EVERY_SECONDS = 5.0
 WINDOW_SECONDS = 10.0
 BEGINS_BELOW = 0.9
 """A camera loses frames once a smaller share of its frames is inspected."""
@@ -89,25 +88,24 @@ def find_reasons(
         found.append(Reason("stalled", f"the inspection had no output for {int(quiet_for_s)} s"))
     if changing is not None:
         found.append(Reason("changing", f"{changing} is being prepared"))
-    for name, camera in cameras.items():
-        if camera.reason is not None:
-            found.append(Reason("camera_dead", f"camera {name} is dead: {in_words(f'failed.{camera.reason}')}"))
+    dead = {name: camera.reason for name, camera in cameras.items() if camera.reason is not None}
+    found += [
+        Reason("camera_dead", f"camera {name} is dead: {in_words(f'failed.{why}')}") for name, why in dead.items()
+    ]
     # During a change, it is expected that cameras are opened.
     opening = [name for name, camera in cameras.items() if camera.state == "OPENING" and changing is None]
     found += [Reason("camera_dead", f"camera {name} is being opened") for name in opening]
     gone = [name for name, camera in cameras.items() if camera.state in ("DEAD", "ENDED")]
     if len(opening) + len(gone) == len(cameras) and any(camera.state != "ENDED" for camera in cameras.values()):
         found.append(Reason("no_camera", "no camera is available"))
-    order = list(REASONS)
-    return sorted(found, key=lambda reason: order.index(reason.code))
+    return [reason for code in REASONS for reason in found if reason.code == code]
 
 
 def make_handshake(reasons: Sequence[Reason], heartbeat: int) -> Handshake:
     """Return the handshake for these reasons. The first, most severe one decides its state."""
-    if not reasons:
-        return Handshake(state="READY", heartbeat=heartbeat)
-    code = reasons[0].code
-    return Handshake(state=REASONS[code], reason=code, detail=_join(reasons), heartbeat=heartbeat)
+    code = reasons[0].code if reasons else None
+    state = "READY" if code is None else REASONS[code]
+    return Handshake(state=state, reason=code, detail=_join(reasons) or None, heartbeat=heartbeat)
 
 
 def _join(reasons: Sequence[Reason]) -> str:
@@ -160,7 +158,7 @@ class StatusMonitor:
         self.is_stopping = False
         """Whether the line takes no new frames any more."""
         self._drops = DropMonitor()
-        self._report_at_s = self._retry_writing_at_s = 0.0
+        self._report_at_s = 0.0
         self._reported: object = None
         self._fed_at = -1
         """The heartbeat at which systemd's watchdog was last fed."""
@@ -172,13 +170,12 @@ class StatusMonitor:
         now_s = time.monotonic()
         if self._line.heartbeat.quiet_for_s() > PROBE_AFTER_SECONDS and not self.is_stopping:
             self._line.pipeline.probe()
-        if now_s >= self._retry_writing_at_s and not self.is_stopping:
-            self._retry_writing_at_s = now_s + RETRY_WRITING_EVERY_SECONDS
-            self._line.in_flight.retry()
-            self._changeover.retry_storing_product()
         is_due = now_s >= self._report_at_s
         if is_due:
             self._report_at_s = now_s + STATUS_EVERY_SECONDS
+            if not self.is_stopping:
+                self._line.in_flight.retry()
+                self._changeover.retry_storing_product()
         line, changeover, setup = self._line, self._changeover, self._line.ledger.setup
         verified = setup.verified if isinstance(setup, Setup) else None
         beats, journal = line.heartbeat.count, line.journal.state()

@@ -23,8 +23,9 @@ from heatline.edge.cameras.pattern import frame_id_of, pattern
 from heatline.edge.cameras.process import FrameReady
 from heatline.edge.cameras.settings import CameraSettings, PatternSettings
 from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
-from heatline.edge.cameras.triggering import TriggerAnswer, TriggerRequest
+from heatline.edge.cameras.triggering import PartRequest
 from heatline.edge.frames import BadFrame, Frame, Stamp
+from heatline.edge.wire.commands import Reply
 
 WITHIN_SECONDS = 60.0
 """Time limit for what would hang otherwise; never a measured time."""
@@ -105,7 +106,7 @@ class Watched:
     def __init__(self, settings: CameraSettings, *, drawn: bool = True) -> None:
         self.alarms: list[CameraAlarm] = []
         self.seen: list[Seen] = []
-        self.answers: dict[str | None, list[TriggerAnswer]] = {}
+        self.answers: dict[str | None, list[Reply]] = {}
         self.camera = SupervisedCamera(settings, self.alarms.append)
         self._drawn = drawn
 
@@ -146,9 +147,9 @@ class Watched:
     def grab(self, timeout_s: float = 0.05) -> Seen | None:
         """Grab once; frames are released after their pixels were checked."""
         item = self.camera.grab(timeout_s)
-        self.camera.logged(1 << 60)
         if item is None:
             return None
+        self.camera.logged(1 + len(self.seen))
         if isinstance(item, BadFrame):
             seen = Seen(item.stamp, item.reason, item.kind, detail=item.detail)
         else:
@@ -185,12 +186,12 @@ class Watched:
 
     def trigger(self, part_id: str | None) -> None:
         """Request a frame; its answer goes to `answers`."""
-        self.camera.trigger(TriggerRequest(part_id, self.answers.setdefault(part_id, []).append))
+        self.camera.trigger(PartRequest(part_id, self.answers.setdefault(part_id, []).append))
 
     def answered(self, part_id: str | None) -> bool:
         return bool(self.answers[part_id])
 
-    def answer_to(self, part_id: str | None) -> TriggerAnswer:
+    def answer_to(self, part_id: str | None) -> Any:
         """Return the only answer."""
         (answer,) = self.answers[part_id]
         return answer

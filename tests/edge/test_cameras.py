@@ -405,7 +405,6 @@ def test_settings_are_requested_from_the_driver_and_its_values_reported(
     if "shown as" not in found:
         with pytest.raises(CameraError, match=f"^camera usb: /dev/null {found}"):
             camera.open()
-        assert device.released.is_set()
         return
     said, asked = camera.open(), [which for which, _ in device.asked]
     assert (said.found, said.ids_show_gaps) == (f"/dev/null: {found}", False)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from heatline.edge.cameras.process import FireTrigger
-from heatline.edge.cameras.triggering import FIRE_WITHIN_SECONDS, Intake, TriggerAnswer, TriggerRequest
+from heatline.edge.cameras.triggering import FIRE_WITHIN_SECONDS, Intake, PartRequest
 from heatline.edge.frames import Frame, Stamp
+from heatline.edge.wire.commands import Reply, Triggered
 from tests.edge.supervised import Edges, drawn_camera
 
 MS = 1_000_000
@@ -47,7 +48,7 @@ class SoftwareTriggers(RuleBasedStateMachine):
         self.under_way = deque[UnderWay]()
         self.frame_id = self.mark = 0
         self.lost: list[int] = []
-        self.answers: dict[str, list[TriggerAnswer]] = {}
+        self.answers: dict[str, list[Reply]] = {}
         self.refusals: dict[str, str | None] = {}
         self.triggered_ns: dict[str, int] = {}
         self.shown: dict[int, str | None] = {}
@@ -72,7 +73,7 @@ class SoftwareTriggers(RuleBasedStateMachine):
         busy = self.waiting or self.now_ns < self.quiet_until_ns or late_ms
         self.refusals[part_id] = "camera_dead" if not self.is_open else "busy" if busy else None
         self.answers[part_id], self.triggered_ns[part_id] = [], self.now_ns
-        self.intake.request(TriggerRequest(part_id, self.answers[part_id].append, self.now_ns - round(late_ms * MS)))
+        self.intake.request(PartRequest(part_id, self.answers[part_id].append, self.now_ns - round(late_ms * MS)))
         self.intake.serve(self.now_ns, fire if self.is_open else None)
 
     @rule(ms=st.sampled_from([5, 40, WITHIN_MS, WITHIN_MS]))
@@ -95,7 +96,7 @@ class SoftwareTriggers(RuleBasedStateMachine):
             self.shown[one.mark], self.waiting, self.was_in_time = one.part_id, None, True
         self.quiet_until_ns = 0
         self.intake.add(frame(one.frame_id, one.mark), self.lost, one.taken_ns)
-        self.intake.logged(self.intake.number)
+        self.intake.waiting[-1][1](len(self.intake.waiting))
         self.lost = []
 
     def _no_frame(self) -> None:
@@ -121,21 +122,21 @@ class SoftwareTriggers(RuleBasedStateMachine):
 
     @invariant()
     def each_part_that_ended_did_so_once_and_each_frame_shows_its_own(self) -> None:
-        items = list(self.intake.waiting)
+        items = [item for item, _ in self.intake.waiting]
         frames = {item.stamp.camera_timestamp_ns: item.stamp.part_id for item in items if isinstance(item, Frame)}
         assert frames == self.shown
         ended = [item.stamp.part_id for item in items if item.stamp.part_id is not None]
         waits = [self.waiting[0]] if self.waiting else []
         assert sorted(ended + waits) == sorted(self.answers)
-        assert self.intake.number == len(items) == len(self.shown) + len(ended) - sum(map(bool, self.shown.values()))
+        assert len(items) == len(self.shown) + len(ended) - sum(map(bool, self.shown.values()))
         for item in items:  # the deadline counts from the trigger, or from the capture
             begun_ns = self.triggered_ns.get(item.stamp.part_id or "", item.stamp.captured_monotonic_ns)
             assert item.stamp.due_monotonic_ns == begun_ns + WITHIN_MS * MS
         for part_id, answers in self.answers.items():
             assert len(answers) == (part_id not in waits)
             for answer in answers:
-                assert answer.refused == self.refusals[part_id]
-                if answer.refused is None:
+                assert getattr(answer, "reason", None) == self.refusals[part_id]
+                if isinstance(answer, Triggered):
                     stamp = items[answer.frame_number - 1].stamp
                     assert (stamp.part_id, stamp.frame_id) == (part_id, answer.frame_id)
 
@@ -148,7 +149,7 @@ def test_a_frame_of_an_edge_shows_the_part_that_was_announced_last_before_it_was
     intake = Intake(Edges(name="top", trigger_timeout_ms=WITHIN_MS))
 
     def announce(part_id: str, at_ns: int) -> None:
-        intake.request(TriggerRequest(part_id, lambda _: None, at_ns))
+        intake.request(PartRequest(part_id, lambda _: None, at_ns))
         intake.serve(at_ns, lambda _: None)
 
     announce("P1", 10)
@@ -165,7 +166,7 @@ def test_a_frame_of_an_edge_shows_the_part_that_was_announced_last_before_it_was
     intake.add(frame(6, 6), [], 90 + WITHIN_MS * MS)  # late
     announce("P7", 200 * MS)
     intake.give_up("the end")
-    assert [(item.stamp.frame_id, item.stamp.part_id, getattr(item, "reason", None)) for item in intake.waiting] == [
+    assert [(item.stamp.frame_id, item.stamp.part_id, getattr(item, "reason", None)) for item, _ in intake.waiting] == [
         (1, "P1", None),
         (None, "P2", "no_frame"),
         (2, "P3", None),
