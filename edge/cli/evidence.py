@@ -3,6 +3,7 @@
 import re
 import shutil
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -95,7 +96,7 @@ def list_(
     store = EvidenceStore(evidence_of(line))
     verdicts = [each for each in (JUDGED if unreviewed else FOLDERS) if verdict in (None, each)]
     reviewed = False if unreviewed else None
-    found = list(store.entries(limit=limit, since=since, verdicts=verdicts, camera=camera, is_reviewed=reviewed))
+    found = list(islice(store.entries(since=since, verdicts=verdicts, camera=camera, is_reviewed=reviewed), limit))
     rows = Rows(HEADINGS, list(map(_cells, found)), numbers={"score"})
     report = {"folder": str(store.folder), "entries": found}
     print_report(report, as_json, "" if found else f"{store.folder} holds no such picture", rows=rows)

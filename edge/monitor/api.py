@@ -3,13 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -20,10 +18,11 @@ from heatline.edge.bundle.manifest import describe_missed, describe_passing
 from heatline.edge.config import load_config
 from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, JournalError
+from heatline.edge.heatmap_picture import png
 from heatline.edge.labels.collected import collect_folder, count_collected, name_of
 from heatline.edge.labels.folder import Label, LabelFolder
 from heatline.edge.monitor.activation import activate
-from heatline.edge.monitor.held_picture import HeldPicture, Pictures, References, jpeg_of, picture_id, png_of
+from heatline.edge.monitor.held_picture import HeldPicture, References, jpeg_of, open_stored, picture_id
 from heatline.edge.monitor.login import PERSON
 from heatline.edge.monitor.marks import Review, mark_of
 from heatline.edge.monitor.memory import HISTORY_SECONDS, ROWS, Memory, describe, readiness, row_of
@@ -33,14 +32,13 @@ from heatline.edge.monitor.recorder import encode_frame
 from heatline.edge.monitor.shadow import compare
 from heatline.edge.monitor.shift_page import html_of
 from heatline.edge.monitor.shift_report import Scope, Tally, make_report
-from heatline.edge.monitor.store import EvidenceStore
+from heatline.edge.monitor.store import EvidenceEntry, EvidenceStore
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire.events import COLLECTING, Areas, Digest, MarkKind, StatusEvent
 from heatline.edge.wire.requests import UNREADABLE, ShortText, require_printable
 
 _log = RateLimitedLog(logging.getLogger(__name__))
 Handler = Callable[[Request], Response | Awaitable[Response]]
-Make = Callable[[HeldPicture], NDArray[np.uint8] | None]
 Choose = Callable[[Picture], str | None]
 T = TypeVar("T")
 FOREVER = "private, max-age=86400, immutable"
@@ -48,9 +46,15 @@ FOREVER = "private, max-age=86400, immutable"
 SHIFT_REPORT_MAY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; frame-ancestors 'none'"
 )
+OPENED = 4
+"""Stored pictures that stay open: a page asks for several views of one."""
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 LARGEST_COORDINATE = 1 << 20
-_BOX = {"x0": 0, "y0": 0, "x1": LARGEST_COORDINATE, "y1": LARGEST_COORDINATE}
+BOX = "x0", "y0", "x1", "y1"
+VIEWS = (
+    *("frame.jpg", "frame.png", "heatmap.png", "crop.png"),
+    *("reference.jpg", "reference.png", "difference.png"),
+)
 MOST_QUEUED = 1000
 """Frames to review that one answer has."""
 LARGEST_REQUEST = 256 << 10
@@ -85,8 +89,8 @@ class Api:
     """The API of one line.
 
     Args:
-        pictures: those in memory and in `store`.
         store: None: the line stores no evidence.
+        beside: another store, in which nobody marks pictures.
         file: the line's file, which names its bundle.
         socket: the line's socket for pictures, which also takes marks.
         choose: has a picture stored that the line did not choose; returns why it is not, as a sentence, or None.
@@ -96,15 +100,16 @@ class Api:
         self,
         line: str,
         memory: Memory,
-        pictures: Pictures,
         metrics: Metrics,
         store: EvidenceStore | None,
+        beside: EvidenceStore | None,
         file: Path,
         socket: Path,
         journal: Path,
         choose: Choose,
     ) -> None:
-        self._memory, self._pictures, self._metrics, self._store = memory, pictures, metrics, store
+        self._memory, self._metrics, self._store = memory, metrics, store
+        self._opened = lru_cache(OPENED)(lambda wanted: open_stored(wanted, store, beside))
         self._line, self._socket, self._journal, self._choose = line, socket, journal, choose
         self._references, self._file = References(file), file
 
@@ -125,18 +130,12 @@ class Api:
             "/api/history": self.history,
             "/api/scores": self.scores,
             "/api/review": self.review,
-            "/api/collected": self.collected,
-            "/api/shadow": self.shadow,
+            "/api/collected": lambda _: json(count_collected(self._collected)),
+            "/api/shadow": lambda _: json(compare(self._file, self._memory.review_of)),
             "/api/report": self.report,
             "/report": self.report_page,
             of_picture: self.why,
-            f"{of_picture}/frame.jpg": self._jpeg(frame_of),
-            f"{of_picture}/frame.png": self._png(frame_of),
-            f"{of_picture}/heatmap.png": self.heatmap_png,
-            f"{of_picture}/crop.png": self._png(frame_of, is_cut=True),
-            f"{of_picture}/reference.jpg": self._jpeg(self._references.moved),
-            f"{of_picture}/reference.png": self._png(self._references.moved, is_cut=True),
-            f"{of_picture}/difference.png": self._png(self._references.difference, is_cut=True),
+            **{f"{of_picture}/{name}": self.view for name in VIEWS},
         }
         return [
             *(Route(path, handler) for path, handler in handlers.items()),
@@ -192,14 +191,11 @@ class Api:
         shown = [entry.event for entry in entries if store.frame_path(entry.picture, entry.day)]
         return json({"rows": [row_of(event) for event in shown], "count": count})
 
-    def collected(self, _: Request) -> Response:
-        return json(count_collected(self._collected))
-
     def why(self, request: Request) -> Response:
         found = self._find(request.path_params["id"])
         answer = {
             "event": found.event,
-            "heatmap": found.evidence and found.evidence.png_scale,
+            "heatmap": found.evidence and found.evidence.scale,
             "tiles": found.highest_tiles(),
             "tile_px": None if found.evidence is None else found.evidence.tiles.tile_px,
             "cells": found.highest_cells(),
@@ -209,14 +205,35 @@ class Api:
         }
         return json(answer)
 
-    def heatmap_png(self, request: Request) -> Response:
-        found = self._find(request.path_params["id"])
-        if (data := found.heatmap_png) is None:
-            raise HTTPException(404, f"picture {found.id} has no heatmap: the frame was not judged")
-        return _picture(data)
-
-    def shadow(self, _: Request) -> Response:
-        return json(compare(self._file, self._memory.review_of))
+    def view(self, request: Request) -> Response:
+        """Answer with what a picture shows: as frames are shown (JPEG), or without loss, all or a requested box."""
+        found, name = self._find(request.path_params["id"]), request.url.path.rpartition("/")[2]
+        if name == "frame.jpg":
+            return _picture(found.shown[0].data, "image/jpeg")
+        if name == "heatmap.png":
+            if (data := found.shown[1]) is None:
+                raise HTTPException(404, f"picture {found.id} has no heatmap: the frame was not judged")
+            return _picture(data)
+        makes = {"reference": self._references.moved, "difference": self._references.difference}
+        make = makes.get(name[:-4])
+        image = found.image if make is None else make(found)
+        if image is None:
+            raise HTTPException(
+                404,
+                f"picture {found.id} has no reference that can be shown: it was not compared with one, or the line's "
+                "file names another bundle now",
+            )
+        if name == "reference.jpg":
+            return _picture(jpeg_of(image).data, "image/jpeg")
+        if name != "frame.png":
+            box = [_number(request, key, None, -LARGEST_COORDINATE, LARGEST_COORDINATE) for key in BOX]
+            (height, width), (x0, y0, x1, y1) = image.shape[:2], (max(0, each) for each in box)
+            image = image[y0:y1, x0:x1]
+            if not image.size:
+                raise HTTPException(
+                    400, f"the box {box} has no pixel of the frame; expected x0 < x1 <= {width} and y0 < y1 <= {height}"
+                )
+        return _picture(png(image))
 
     def report(self, request: Request) -> Response:
         try:
@@ -256,7 +273,7 @@ class Api:
         detail, kept = None, ""
         if found.event.reason == COLLECTING:
             kept = self._keep(found, mark.kind)  # before it is journalled: a crash between leaves a picture, not a word
-        elif self._pictures.entry(found.id) is None:
+        elif self._entry(found) is None:
             not_stored = self._choose(Picture(found.event, found.image, found.evidence))
             detail = not_stored and f"The mark counts, but no training can use the picture: {not_stored}."
         try:
@@ -274,41 +291,22 @@ class Api:
         return f"{path} is kept, and who kept it is not known: "
 
     def _review_of(self, picture: HeldPicture) -> Review | None:
-        entry = self._pictures.entry(picture.id)
+        entry = self._entry(picture)
         return self._memory.review_of(picture.id, None if entry is None else entry.review)
 
-    def _jpeg(self, make: Make) -> Handler:
-        """Return what answers with what `make` makes of the requested picture, as frames are shown."""
-
-        def answer(request: Request) -> Response:
-            picture = self._find(request.path_params["id"])
-            jpeg = picture.jpeg if make is frame_of else jpeg_of(_made_of(picture, make))
-            return _picture(jpeg.data, "image/jpeg")
-
-        return answer
-
-    def _png(self, make: Make, *, is_cut: bool = False) -> Handler:
-        """Return what answers with what `make` makes of the requested picture, if `is_cut` in the requested box."""
-
-        def answer(request: Request) -> Response:
-            most = LARGEST_COORDINATE
-            x0, y0, x1, y1 = (_number(request, key, None, -most, most) if is_cut else end for key, end in _BOX.items())
-            try:
-                return _picture(png_of(_made_of(self._find(request.path_params["id"]), make), (x0, y0, x1, y1)))
-            except ValueError as problem:
-                raise HTTPException(400, str(problem)) from problem
-
-        return answer
-
     def _find(self, wanted: str) -> HeldPicture:
-        found = self._pictures.find(wanted)
-        if found is None:
+        try:
+            return self._memory.pictures.all().get(wanted) or self._opened(wanted)
+        except LookupError as problem:
             raise HTTPException(
                 404,
                 f"there is no picture {wanted[:200]!a}: it was not stored, or is deleted already; [evidence] in the "
                 "line's file says which are stored, and for how long",
-            )
-        return found
+            ) from problem
+
+    def _entry(self, picture: HeldPicture) -> EvidenceEntry | None:
+        """Return the entry of a picture in the evidence store; None: it has none."""
+        return None if self._store is None else self._store.find(picture.id)
 
     def _missed(self, status: StatusEvent | None, threshold: float | None) -> str | None:
         """Describe what the line's bundle is known to miss; None if the line uses another score threshold, logits."""
@@ -320,22 +318,6 @@ class Api:
         passing = describe_passing(calibration.missed)
         first = f"At the line's limit, whole kinds of defects pass: {passing}. " if passing else ""
         return f"{first}Missed in the cross-validation of the training, {describe_missed(calibration.missed)}."
-
-
-def _made_of(picture: HeldPicture, make: Make) -> NDArray[np.uint8]:
-    image = make(picture)
-    if image is None:
-        raise HTTPException(
-            404,
-            f"picture {picture.id} has no reference that can be shown: it was not compared with one, or the line's "
-            "file names another bundle now",
-        )
-    return image
-
-
-def frame_of(picture: HeldPicture) -> NDArray[np.uint8]:
-    """Return the frame of a picture."""
-    return picture.image
 
 
 def json(value: object, status: int = 200) -> Response:

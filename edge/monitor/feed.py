@@ -32,7 +32,6 @@ from heatline.edge.monitor.pictures import (
     AddStep,
     Array,
     AskReload,
-    EvidenceFacts,
     Hello,
     PictureReady,
     Report,
@@ -45,6 +44,7 @@ from heatline.edge.wire.events import (
     COLLECTING,
     CollectState,
     EvidenceState,
+    HeatmapPng,
     ShadowState,
     VerdictEvent,
 )
@@ -148,24 +148,24 @@ class PictureFeed:
             if not takers:
                 return
             with contextlib.suppress(InputError):  # the pixels do not fit their format, so they make no picture
-                content = _content_of(event, outcome, outcome.frame)
+                arrays, ready, size = _content_of(event, outcome, outcome.frame)
                 for client in takers:
-                    self._give(client, content)
+                    self._give(client, arrays, ready, size)
 
-    def _give(self, client: _Client, content: "_Content") -> None:
+    def _give(self, client: _Client, arrays: Sequence[NDArray[Any]], ready: PictureReady, size: int) -> None:
         ring, wishes, slot = client.ring, client.wishes, None
-        if wishes is not None and len(ring.held) < wishes.slots and self._has_room(client, wishes, content.size):
+        if wishes is not None and len(ring.held) < wishes.slots and self._has_room(client, wishes, size):
             slot = ring.take()
         if slot is None:
             client.skipped += 1
             if client.report is not None:
-                self._skip(1)
+                self._evidence = replace(self._evidence, skipped=self._evidence.skipped + 1)
             elif wishes is not None and wishes.collected == "only":
                 self._collect = replace(self._collect, skipped=self._collect.skipped + 1)
             return
-        for array, place in zip(content.arrays, content.places, strict=True):
+        for array, place in zip(arrays, ready.arrays, strict=True):
             ring.view(slot, place.shape, place.kind, place.at)[...] = array
-        client.send(PictureReady(ring.generation, slot, content.places, content.facts, client.skipped))
+        client.send(replace(ready, generation=ring.generation, slot=slot, skipped=client.skipped))
         client.skipped = 0
 
     def _has_room(self, client: _Client, wishes: Hello, size: int) -> bool:
@@ -207,9 +207,6 @@ class PictureFeed:
         with contextlib.suppress(OSError):
             self._path.unlink()
         self._selector.close()
-
-    def _skip(self, pictures: int) -> None:
-        self._evidence = replace(self._evidence, skipped=self._evidence.skipped + pictures)
 
     # On the feed's own thread.
 
@@ -283,40 +280,35 @@ class PictureFeed:
         with self._lock:
             self._clients.remove(client)
             if client.report is not None:
-                self._skip(len(client.ring.held))  # what it held when it ended is hardly stored
-                self._evidence = replace(self._evidence, fault=None)
+                skipped = self._evidence.skipped + len(client.ring.held)  # what it held when it ended is hardly stored
+                self._evidence = replace(self._evidence, skipped=skipped, fault=None)
         self._selector.unregister(client.channel.socket)
         client.channel.close()
         client.ring = RingWriter(client.send)  # free the memory: this thread may still name the client for a while
 
 
-class _Content(NamedTuple):
-    """A picture as it is written to slots, with the arrays of `PictureReady`."""
-
-    arrays: Sequence[NDArray[Any]]
-    places: list[Array]
-    size: int
-    """Of the slot, bytes."""
-    facts: EvidenceFacts | None
-
-
-def _content_of(event: VerdictEvent, outcome: Outcome, frame: Frame) -> _Content:
-    """Return the picture of an outcome. Its arrays are views, but for a grey image."""
+def _content_of(
+    event: VerdictEvent, outcome: Outcome, frame: Frame
+) -> tuple[Sequence[NDArray[Any]], PictureReady, int]:
+    """Return the arrays of an outcome's picture, views but for a grey image, the message that brings them, and the size
+    of its slot, bytes.
+    """
     rgb = to_rgb(frame.image, frame.pixel_format)
     is_mono = frame.camera_format.startswith("Mono")  # its three channels are the same
     arrays: list[NDArray[Any]] = [np.frombuffer(to_bytes(event), np.uint8)]
     arrays.append(cv2.extractChannel(rgb, 0) if is_mono else rgb)
-    facts, judgement, setup = None, outcome.shown, outcome.setup
+    scale, tile_px, judgement, setup = None, 0, outcome.shown, outcome.setup
     if judgement is not None:
         assert isinstance(setup, Setup)
-        tiles, cell_px = judgement.tiles, setup.bundle.manifest.grid.heatmap_cell_px
+        tiles, (height, width) = judgement.tiles, judgement.heatmap.shape
         arrays += [judgement.heatmap, tiles.origins_yx, tiles.logits]
-        facts = EvidenceFacts(cell_px, (setup.scale.low, setup.scale.high), tiles.tile_px)
+        cell_px, ends, tile_px = setup.bundle.manifest.grid.heatmap_cell_px, setup.scale, tiles.tile_px
+        scale = HeatmapPng(hw=(height, width), cell_px=cell_px, logit_at_0=ends.low, logit_at_255=ends.high)
     places, at = list[Array](), 0
     for array in arrays:
         places.append(Array(array.dtype.str, array.shape, at))
         at += -(-array.nbytes // ALIGNED_TO) * ALIGNED_TO
-    return _Content(arrays, places, at, facts)
+    return arrays, PictureReady(0, 0, places, scale, tile_px), at
 
 
 def check_socket(path: Path) -> None:

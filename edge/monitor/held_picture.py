@@ -1,9 +1,10 @@
 """Holds judged frames for viewers, finds stored ones, and encodes each at most once, only if somebody looks."""
 
 import contextlib
+import copy
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,7 +18,6 @@ from heatline.edge.bundle import Calibration
 from heatline.edge.bundle.store import Bundle, read_manifest
 from heatline.edge.config import load_config
 from heatline.edge.errors import HeatlineError, InputError
-from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.images import read_image, read_rgb
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.monitor.pictures import Evidence, Picture
@@ -35,8 +35,6 @@ JPEG_QUALITY = 85
 MOST_CELLS = 16
 UNMOVED = wire.Pose(x_px=0, y_px=0, degrees=0, confidence=0, error_px=0)
 """Of a misaligned frame: its own pose is not to be relied on."""
-OPENED = 4
-"""Stored pictures that stay open: a page asks for several views of one."""
 
 
 class Jpeg(NamedTuple):
@@ -48,54 +46,44 @@ class Jpeg(NamedTuple):
 
 
 class HeldPicture:
-    """A judged frame, grey [H, W] or RGB [H, W, 3], with what its verdict rests on. Any thread may use it."""
+    """A judged frame, grey [H, W] or RGB [H, W, 3], with what its verdict rests on. Any thread may use it.
+
+    Args:
+        size_bytes: of the arrays that this picture itself holds.
+    """
 
     def __init__(
-        self, event: VerdictEvent, load_image: Callable[[], NDArray[np.uint8]], evidence: Evidence | None
+        self,
+        event: VerdictEvent,
+        load_image: Callable[[], NDArray[np.uint8]],
+        evidence: Evidence | None,
+        size_bytes: int = 0,
     ) -> None:
         self.event, self.evidence = event, evidence
-        self.id = picture_id(event)
-        self.size_bytes = 0
-        """Of the arrays that this picture itself holds."""
+        self.id, self.size_bytes = picture_id(event), size_bytes
         self._load_image = load_image
         self._lock = threading.Lock()
 
     @classmethod
     def copy_of(cls, picture: Picture) -> "HeldPicture":
         """Copy a picture out of the memory that it shares with the line."""
-        image = picture.image.copy()
-        evidence = picture.evidence
-        if evidence is not None:
-            tiles = evidence.tiles
-            own_tiles = TileScores(tiles.origins_yx.copy(), tiles.logits.copy(), tiles.tile_px)
-            evidence = Evidence(evidence.heatmap.copy(), evidence.cell_px, evidence.scale, own_tiles)
-        held = cls(picture.event, lambda: image, evidence)
-        held.size_bytes = image.nbytes + (0 if evidence is None else evidence.heatmap.nbytes)
-        return held
+        image, evidence = picture.image.copy(), copy.deepcopy(picture.evidence)
+        size_bytes = image.nbytes + (0 if evidence is None else evidence.heatmap.nbytes)
+        return cls(picture.event, lambda: image, evidence, size_bytes)
 
     @cached_property
     def image(self) -> NDArray[np.uint8]:
         return self._load_image()
 
     @property
-    def jpeg(self) -> Jpeg:
-        """The frame as it is shown."""
+    def shown(self) -> tuple[Jpeg, bytes | None]:
+        """The frame as it is shown, and its heatmap as PNG; None if the frame was not judged."""
         with self._lock:  # a new picture is sent to all viewers at once
-            return self._jpeg
-
-    @property
-    def heatmap_png(self) -> bytes | None:
-        """The heatmap, one grey pixel per cell; None if the frame was not judged."""
-        with self._lock:
-            return self._heatmap_png
+            return self._shown
 
     @cached_property
-    def _jpeg(self) -> Jpeg:
-        return jpeg_of(self.image)
-
-    @cached_property
-    def _heatmap_png(self) -> bytes | None:
-        return None if self.evidence is None else png(ColourScale(*self.evidence.scale).grey(self.evidence.heatmap))
+    def _shown(self) -> tuple[Jpeg, bytes | None]:
+        return jpeg_of(self.image), None if self.evidence is None else self.evidence.png
 
     def highest_tiles(self) -> list[dict[str, object]]:
         """Return all inspected tiles, highest first: the top left corner of each, px of the frame, and its logit."""
@@ -110,7 +98,7 @@ class HeldPicture:
         """Return the cells with the highest evidence: the centre of each, px of the frame, and its logit."""
         if self.evidence is None:
             return []
-        heatmap, cell = self.evidence.heatmap, self.evidence.cell_px
+        heatmap, cell = self.evidence.heatmap, self.evidence.scale.cell_px
         flat = np.where(np.isnan(heatmap), -np.inf, heatmap).ravel()
         count = min(MOST_CELLS, int(np.isfinite(flat).sum()))
         highest = np.argsort(-flat, kind="stable")[:count]
@@ -137,18 +125,6 @@ def jpeg_of(image: NDArray[np.uint8]) -> Jpeg:
     return Jpeg(encoded.tobytes(), (height, width))
 
 
-def png_of(image: NDArray[np.uint8], box_xyxy: tuple[int, int, int, int]) -> bytes:
-    """Encode the part of a picture in a box; a `ValueError` says that no part of the box lies in the picture."""
-    height, width = image.shape[:2]
-    x0, y0, x1, y1 = (max(0, each) for each in box_xyxy)
-    part = image[y0 : min(y1, height), x0 : min(x1, width)]
-    if not part.size:
-        raise ValueError(
-            f"the box {list(box_xyxy)} has no pixel of the frame; expected x0 < x1 <= {width} and y0 < y1 <= {height}"
-        )
-    return png(part)
-
-
 def picture_id(event: VerdictEvent) -> str:
     """Return the id under which a frame's picture is found, also if the event names none."""
     return event.picture or f"{event.boot_id[:8]}-{event.camera}-{event.frame_number}"
@@ -173,8 +149,8 @@ class PictureMemory:
             held = self._pictures.setdefault(picture.event.camera, [])
             held.append(picture)
             del held[: -self._per_camera]
-            while sum(map(_size_bytes, self._pictures.values())) > self._most_bytes:
-                largest = max(self._pictures.values(), key=lambda each: _size_bytes(each[:-1]))
+            while sum(each.size_bytes for held in self._pictures.values() for each in held) > self._most_bytes:
+                largest = max(self._pictures.values(), key=lambda held: sum(each.size_bytes for each in held[:-1]))
                 if len(largest) < 2:
                     break
                 del largest[0]
@@ -195,35 +171,14 @@ class PictureMemory:
             return {each.id: each for held in self._pictures.values() for each in held}
 
 
-class Pictures:
-    """All pictures of a line, in memory and stored. Any thread may use it but the event loop: it reads the disk.
-
-    Args:
-        beside: another store, in which nobody marks pictures.
-    """
-
-    def __init__(self, memory: PictureMemory, store: EvidenceStore | None, beside: EvidenceStore | None = None) -> None:
-        self._memory, self._store, self._beside = memory, store, beside
-        self._opened = lru_cache(OPENED)(self._open)
-
-    def find(self, wanted: str) -> HeldPicture | None:
-        """Return the picture with an id; None: there is none, or not any more."""
-        with contextlib.suppress(LookupError):
-            return self._memory.all().get(wanted) or self._opened(wanted)
-        return None
-
-    def entry(self, wanted: str) -> EvidenceEntry | None:
-        """Return the entry of a picture in the evidence store; None: it has none."""
-        return None if self._store is None else self._store.find(wanted)
-
-    def _open(self, wanted: str) -> HeldPicture:
-        """Open a stored picture; a LookupError if there is none, which no cache holds."""
-        for store in filter(None, (self._store, self._beside)):
-            entry = store.find(wanted)
-            frame = None if entry is None else store.frame_path(entry.picture, entry.day)
-            if entry is not None and frame is not None:  # else it was deleted a moment ago
-                return HeldPicture(entry.event, partial(_read_frame, frame), _evidence(entry, store))
-        raise LookupError(wanted)
+def open_stored(wanted: str, *stores: EvidenceStore | None) -> HeldPicture:
+    """Open a stored picture; a LookupError if there is none, which no cache holds."""
+    for store in filter(None, stores):
+        entry = store.find(wanted)
+        frame = None if entry is None else store.frame_path(entry.picture, entry.day)
+        if entry is not None and frame is not None:  # else it was deleted a moment ago
+            return HeldPicture(entry.event, partial(_read_frame, frame), _evidence(entry, store))
+    raise LookupError(wanted)
 
 
 def _read_frame(path: Path) -> NDArray[np.uint8]:
@@ -249,11 +204,7 @@ def _evidence(entry: EvidenceEntry, store: EvidenceStore) -> Evidence | None:
     logits = (scale.logit_at_0 + share * (scale.logit_at_255 - scale.logit_at_0)).astype(np.float32)
     origins = np.array(tiles.origins_yx, np.int32).reshape(-1, 2)
     scores = TileScores(origins, np.array(tiles.logits, np.float32), tiles.tile_px)
-    return Evidence(logits, scale.cell_px, (scale.logit_at_0, scale.logit_at_255), scores)
-
-
-def _size_bytes(pictures: Sequence[HeldPicture]) -> int:
-    return sum(each.size_bytes for each in pictures)
+    return Evidence(logits, scale, scores)
 
 
 class References:
@@ -263,37 +214,33 @@ class References:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._calibrations: dict[str, Calibration] = {}
-        self._pictures: dict[str, dict[str, Reference]] = {}
-        """By the bundle's digest, of the one that was asked for last; then by camera."""
+        # Of the bundle that was asked for last.
+        self._bundle = lru_cache(1)(self._open)
+        self._pictures = lru_cache(1)(lambda digest, product: self._bundle(digest, product).references())
 
     def calibration_of(self, status: StatusEvent) -> Calibration | None:
         """Return the calibration of the line's bundle, which is read once; None: the line's file names another."""
-        if status.bundle is None:
-            return None
-        digest = status.bundle.digest
-        if digest not in self._calibrations and (bundle := self._bundle(digest, status.product)):
-            self._calibrations = {digest: bundle.manifest.calibration}
-        return self._calibrations.get(digest)
+        with contextlib.suppress(HeatlineError, LookupError):  # the line itself reports it
+            if status.bundle is not None:
+                return self._bundle(status.bundle.digest, status.product).manifest.calibration
+        return None
 
     def of(self, event: VerdictEvent) -> Reference | None:
         """Return what a frame was compared with; None: it was not compared, or the line uses another bundle now."""
         if event.pose is None or event.bundle is None:
             return None
-        digest = event.bundle.digest
-        if digest not in self._pictures and (bundle := self._bundle(digest, event.product)):
-            with contextlib.suppress(HeatlineError):  # the line itself reports it
-                self._pictures = {digest: bundle.references()}
-        found = self._pictures.get(digest, {})
-        return found.get(event.camera) or found.get("")
-
-    def _bundle(self, digest: str, product: str | None) -> Bundle | None:
-        """Return the bundle that the line's file names, if it has this digest."""
-        with contextlib.suppress(HeatlineError):  # the line itself reports it
-            path = load_config(self._file).of_product(product).require_bundle()
-            manifest, found = read_manifest(path)
-            return Bundle(path, manifest, found) if found == digest else None
+        with contextlib.suppress(HeatlineError, LookupError):  # the line itself reports it
+            found = self._pictures(event.bundle.digest, event.product)
+            return found.get(event.camera) or found.get("")
         return None
+
+    def _open(self, digest: str, product: str | None) -> Bundle:
+        """Open the bundle that the line's file names; a LookupError if it has another digest."""
+        path = load_config(self._file).of_product(product).require_bundle()
+        manifest, found = read_manifest(path)
+        if found != digest:
+            raise LookupError(digest)
+        return Bundle(path, manifest, found)
 
     def moved(self, picture: HeldPicture) -> NDArray[np.uint8] | None:
         """Return the reference as the frame shows it, RGB [H, W, 3], and the frame beyond it; None: as `of`."""

@@ -96,10 +96,9 @@ class Labelling:
         self._thumbnail = lru_cache(MOST_THUMBNAILS)(self._make_thumbnail)
         self._small: dict[str, NDArray[np.uint8] | None] = {}
         """Of each picture what it is compared by; None: it cannot be read."""
-        self._alike: dict[str, Any] = {}
+        self._alike: dict[str, Any] = {"done": 0, "of": 0, "groups": []}
         self._compared: Sequence[str] = ()
         """Names of the pictures that were compared, or are."""
-        self._comparison: threading.Thread | None = None
 
     def routes(self) -> list[BaseRoute]:
         """Return all routes, below `PREFIX`, for an application that serves `/static` and has `HANDLERS`."""
@@ -162,12 +161,11 @@ class Labelling:
         """Answer with near-duplicates; compare what is new in the background."""
         with self._noting:
             names = [*self._folder.pictures()][:MOST_COMPARED]
-            is_idle = self._comparison is None or not self._comparison.is_alive()
-            if is_idle and (not self._alike or set(names) != set(self._compared)):
+            is_idle = self._alike["done"] == self._alike["of"]
+            if is_idle and set(names) != set(self._compared):
                 self._compared = names
                 self._alike = {"done": 0, "of": len(names), "groups": []}
-                self._comparison = NamedThread("near-duplicates", self._compare, names)
-                self._comparison.start()
+                NamedThread("near-duplicates", self._compare, names).start()
             return json(self._alike)
 
     def train_state(self, _: Request) -> Response:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import msgspec
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from heatline.edge.monitor.held_picture import HeldPicture
-from heatline.edge.monitor.memory import Memory, describe
+from heatline.edge.monitor.memory import ROWS, Memory, Row, describe
 
 logger = logging.getLogger(__name__)
 
@@ -36,18 +37,23 @@ class _Viewer:
     """An open page."""
 
     socket: WebSocket
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     sent: dict[str, str] = field(default_factory=dict)
     """The last picture that was sent, by camera."""
     unacked: dict[str, str] = field(default_factory=dict)
     """The picture that the browser has not drawn yet, by camera."""
+    news: deque[Row] = field(default_factory=lambda: deque(maxlen=ROWS))
+    """Messages that wait. Of very many, the oldest are left out."""
+
+    def take(self, news: Row | None) -> None:
+        """Note a message, or a new picture; in the loop."""
+        if news is not None:
+            self.news.append(news)
+        self.changed.set()
 
     async def send(self, message: Mapping[str, object]) -> None:
         await self.socket.send_text(msgspec.json.encode(message).decode())
-
-    def wants(self, picture: HeldPicture) -> bool:
-        camera = picture.event.camera
-        return camera not in self.unacked and self.sent.get(camera) != picture.id
 
 
 class Live:
@@ -57,10 +63,11 @@ class Live:
         self._line, self._memory = line, memory
         self._viewers: list[_Viewer] = []
 
-    def notify(self) -> None:
-        """Wake all viewers. Called in the event loop."""
-        for viewer in self._viewers:
-            viewer.changed.set()
+    def notify(self, news: Row | None) -> None:
+        """Give all viewers a message, or None: a picture came. Any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            for viewer in tuple(self._viewers):
+                viewer.loop.call_soon_threadsafe(viewer.take, news)
 
     async def serve(self, socket: WebSocket) -> None:
         """Serve one page until it is closed."""
@@ -93,7 +100,8 @@ class Live:
 
     async def _write(self, viewer: _Viewer) -> None:
         memory, loop = self._memory, asyncio.get_running_loop()
-        cursor, state_at_s = memory.now, 0.0
+        state_at_s = 0.0
+        viewer.news.clear()
         await viewer.send({"type": "verdicts", "rows": memory.rows(ROWS_AT_START)})
         while True:
             viewer.changed.clear()
@@ -101,11 +109,11 @@ class Live:
                 sent = {"type": "state", "sent_ms": memory.clock_ns() / 1e6}
                 await viewer.send(sent | describe(memory, self._line))
                 state_at_s = loop.time() + STATE_EVERY_SECONDS
-            news, cursor = memory.news_after(cursor)
-            for message in news:
-                await viewer.send(message)
+            for _ in range(len(viewer.news)):
+                await viewer.send(viewer.news.popleft())
             for picture in memory.pictures.newest():
-                if viewer.wants(picture):
+                camera = picture.event.camera
+                if camera not in viewer.unacked and viewer.sent.get(camera) != picture.id:
                     await self._send_picture(viewer, picture)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(state_at_s):
@@ -113,7 +121,7 @@ class Live:
 
     async def _send_picture(self, viewer: _Viewer, picture: HeldPicture) -> None:
         event = picture.event
-        jpeg, heatmap = await asyncio.to_thread(lambda: (picture.jpeg, picture.heatmap_png))
+        jpeg, heatmap = await asyncio.to_thread(lambda: picture.shown)
         viewer.sent[event.camera] = viewer.unacked[event.camera] = picture.id
         height, width = picture.image.shape[:2]
         now_ns = self._memory.clock_ns()
@@ -127,7 +135,7 @@ class Live:
             "hw": (height, width),
             "shown_hw": jpeg.hw,
             "event": event,
-            "heatmap": picture.evidence and picture.evidence.png_scale,
+            "heatmap": picture.evidence and picture.evidence.scale,
         }
         await viewer.send(message)
         await viewer.socket.send_bytes(jpeg.data)

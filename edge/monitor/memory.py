@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -80,26 +80,6 @@ class CameraMemory:
     seconds: dict[int, Second] = field(default_factory=dict)
     """By UTC, s since 1970."""
 
-    def count(self, event: VerdictEvent) -> None:
-        """Count a verdict in its second."""
-        second = self.seconds.setdefault(event.times.captured_at_ns // NS, Second())
-        second.frames += event.verdict != "NO_VERDICT"
-        second.events += 1
-        second.latency_ms += event.latency_ms
-        if len(self.seconds) > HISTORY_SECONDS:
-            del self.seconds[next(iter(self.seconds))]
-
-    @property
-    def frame_period_ns(self) -> float | None:
-        """Median time between frames; None if not enough came."""
-        steps = [after - before for before, after in pairwise(self.captured_ns)]
-        return median(steps) if steps else None
-
-    def rate_fps(self, now_ns: int) -> float:
-        """Return the frames per second over the last frames, monotonic."""
-        frames = self.captured_ns
-        return len(frames) * NS / max(1, now_ns - frames[0]) if frames else 0.0
-
 
 class Memory:
     """What a line has sent. The collector's threads write it, any thread may read it.
@@ -119,10 +99,8 @@ class Memory:
         self.clock_ns, self.wall_ns = clock_ns, wall_ns
         self.lock = threading.RLock()
         self.pictures = PictureMemory()
-        self._marks: OrderedDict[str, list[ReviewEvent]] = OrderedDict()
-        """By picture."""
-        self._marked: deque[str] = deque(maxlen=RECENT)
-        """Pictures that were marked last."""
+        self._marks: dict[str, list[ReviewEvent]] = {}
+        """By picture; the one that was marked last is the last."""
         self.status: StatusEvent | None = None
         """The last one that came live."""
         self.part: PartEvent | None = None
@@ -136,12 +114,9 @@ class Memory:
         self.cameras = {name: CameraMemory() for name in cameras}
         self.thresholds: dict[str, float | None] | None = None
         """`score` and `evidence` of the newest verdict, logits."""
-        self.listener: Callable[[], None] = lambda: None
-        """Called after all news, from any thread."""
+        self.listener: Callable[[Row | None], None] = lambda _: None
+        """Called from any thread, with a message for open pages, or None: a picture came."""
         self._rows: deque[Row] = deque(maxlen=ROWS)
-        self._news: deque[Row | str] = deque(maxlen=ROWS)
-        """Rows, and ids of pictures whose marks have changed."""
-        self._news_added = 0
 
     def add_status(self, event: StatusEvent) -> None:
         with self.lock:
@@ -159,17 +134,22 @@ class Memory:
                 if event.verdict != "NO_VERDICT" or event.frame_hw is not None or event.picture is not None:
                     camera.newest_ns = event.times.captured_monotonic_ns
                     camera.captured_ns.append(camera.newest_ns)
-            camera.count(event)
+            second = camera.seconds.setdefault(event.times.captured_at_ns // NS, Second())
+            second.frames += event.verdict != "NO_VERDICT"
+            second.events += 1
+            second.latency_ms += event.latency_ms
+            if len(camera.seconds) > HISTORY_SECONDS:
+                del camera.seconds[next(iter(camera.seconds))]
             thresholds = {"score": event.score_threshold, "evidence": event.evidence_threshold}
             self.thresholds = None if event.score_threshold is None else thresholds
-            self._rows.append(row_of(event))
-            self._add_news(self._rows[-1])
-        self.listener()
+            row = row_of(event)
+            self._rows.append(row)
+        self.listener({"type": "verdict", **self._reviewed(row)})
 
     def add_picture(self, picture: HeldPicture) -> None:
         """Remember a picture as the newest one of its camera."""
         self.pictures.add(picture)
-        self.listener()
+        self.listener(None)
 
     def add_review(self, event: ReviewEvent) -> None:
         """Remember a person's mark. One that no journal holds does not count: nobody finds it later."""
@@ -177,13 +157,10 @@ class Memory:
             return
         name = event.mark.picture
         with self.lock:
-            self._marks.setdefault(name, []).append(event)
-            self._marks.move_to_end(name)
+            self._marks[name] = [*self._marks.pop(name, ()), event]
             if len(self._marks) > MOST_PICTURES:
-                self._marks.popitem(last=False)
-            self._marked.append(name)
-            self._add_news(name)
-        self.listener()
+                del self._marks[next(iter(self._marks))]
+        self.listener({"type": "review", "id": name, "review": self.review_of(name)})
 
     def review_of(self, picture: str, stored: Review | None = None) -> Review | None:
         """Return the review of a picture; of one of whose marks none came, what is stored; None: nobody has reviewed
@@ -196,33 +173,12 @@ class Memory:
     def marked(self) -> dict[str, bool]:
         """Return the pictures that were marked last, and whether the marks make a review."""
         with self.lock:
-            return {name: self.review_of(name) is not None for name in self._marked}
+            return {name: self.review_of(name) is not None for name in islice(reversed(self._marks), RECENT)}
 
     def rows(self, limit: int) -> list[Row]:
         """Return the newest rows, oldest first."""
         with self.lock:
-            rows = list(islice(self._rows, max(0, len(self._rows) - limit), None))
-        return [self._reviewed(row) for row in rows]
-
-    def news_after(self, cursor: int) -> tuple[list[Row], int]:
-        """Return what is new after a cursor, as messages for a page, and the new cursor. Of very many, the oldest are
-        left out.
-        """
-        with self.lock:
-            new = min(self._news_added - cursor, len(self._news))
-            news, cursor = list(islice(self._news, len(self._news) - new, None)), self._news_added
-        return [
-            {"type": "review", "id": each, "review": self.review_of(each)}
-            if isinstance(each, str)
-            else {"type": "verdict", **self._reviewed(each)}
-            for each in news
-        ], cursor
-
-    @property
-    def now(self) -> int:
-        """The cursor after all news."""
-        with self.lock:
-            return self._news_added
+            return [self._reviewed(row) for row in [*self._rows][-limit:]]
 
     def scores(self, camera: str, at_most: int) -> list[Row]:
         """Return the newest rows of a camera that have a score, oldest first."""
@@ -244,10 +200,6 @@ class Memory:
                     for name, row in found.items()
                 },
             }
-
-    def _add_news(self, news: Row | str) -> None:
-        self._news.append(news)
-        self._news_added += 1
 
     def _reviewed(self, row: Row) -> Row:
         return row | {"review": self.review_of(row["id"])}
@@ -327,13 +279,15 @@ def _camera(memory: Memory, name: str, running: bool, now_ns: int) -> dict[str, 
     known = status.cameras.get(name) if status and running else None
     camera = memory.cameras.get(name, CameraMemory())
     age_ns = None if camera.newest_ns is None else max(0, now_ns - camera.newest_ns)
-    period_ns = camera.frame_period_ns
+    captured_ns = camera.captured_ns
+    steps = [after - before for before, after in pairwise(captured_ns)]
+    period_ns = median(steps) if steps else None
     limit_ns = max(STALE_AFTER_SECONDS * NS, STALE_AFTER_PERIODS * (period_ns or 0))
     latencies = np.percentile(camera.latencies_ms, (50, 95)).tolist() if camera.latencies_ms else None
     return {
         "state": known.state if known else "UNKNOWN",
         "detail": known.detail or (known.reason and in_words(f"failed.{known.reason}")) if known else None,
-        "rate_fps": camera.rate_fps(now_ns) if running else 0.0,
+        "rate_fps": len(captured_ns) * NS / max(1, now_ns - captured_ns[0]) if running and captured_ns else 0.0,
         "latency_ms": latencies and dict(zip(("median", "p95"), latencies, strict=True)),
         "newest_age_ms": None if age_ns is None else age_ns / 1e6,
         "frame_period_ms": None if period_ns is None else period_ns / 1e6,

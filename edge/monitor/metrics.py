@@ -30,10 +30,11 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # nothing reads thes
 CAMERA_STATES: tuple[str, ...] = get_args(CameraState.__annotations__["state"])
 
 
-class Metrics:
+class Metrics(Collector):
     """All metrics of one line. The collector's threads write, any thread may read."""
 
     def __init__(self, memory: Memory) -> None:
+        self._memory = memory
         self._registry = CollectorRegistry()
         self._frames = Counter(
             "heatline_frames",
@@ -51,7 +52,7 @@ class Metrics:
             ["camera", "kind"],
             registry=self._registry,
         )
-        self._registry.register(_LineCollector(memory))
+        self._registry.register(self)
 
     def add(self, event: VerdictEvent | ReviewEvent) -> None:
         """Count a verdict, or a person's mark."""
@@ -71,6 +72,43 @@ class Metrics:
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
         return bytes(generate_latest(self._registry))
+
+    def collect(self) -> Iterator[Metric]:
+        """Make metrics from the line's last status."""
+        memory = self._memory
+        with memory.lock:
+            status, running, state = memory.status, is_running(memory), readiness(memory).state
+            build = {"version": __version__, "python": platform.python_version()}
+            yield InfoMetricFamily("heatline_build", "Versions.", build)
+            yield GaugeMetricFamily("heatline_up", "1 if the line reported a short time ago.", running)
+            handshake = GaugeMetricFamily(
+                "heatline_handshake_state", "1 for the state of the handshake.", labels=["state"]
+            )
+            for each in get_args(HandshakeState):
+                handshake.add_metric([each], each == state)
+            yield handshake
+            if status is None:
+                return
+            bundle = {
+                **{name: getattr(status.bundle, name, "") for name in ("name", "version", "digest")},
+                "product": status.product or "",
+                "engine": status.engine or "",
+                "precision": status.precision or "",
+            }
+            yield InfoMetricFamily("heatline_bundle", "The active bundle, and how it is computed.", bundle)
+            for name, text, labels, samples in _families_of(status, is_running=running):
+                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+                family = kind(f"heatline_{name}", text, labels=labels)
+                for values, value in samples:
+                    family.add_metric(values, value)
+                yield family
+            ages = GaugeMetricFamily(
+                "heatline_newest_frame_age_seconds", "Time since the newest frame was captured.", labels=["camera"]
+            )
+            for name, camera in memory.cameras.items():
+                if camera.newest_ns is not None:
+                    ages.add_metric([name], max(0, memory.clock_ns() - camera.newest_ns) / NS)
+            yield ages
 
 
 def _histogram(registry: CollectorRegistry, name: str, help_text: str, buckets: Iterable[float]) -> Histogram:
@@ -164,46 +202,3 @@ def _distance(reading: DriftReading) -> float:
     if bound is None or bound == reading.calibrated:
         return 0.0
     return (reading.value - reading.calibrated) / abs(bound - reading.calibrated)
-
-
-class _LineCollector(Collector):
-    """Makes metrics from the line's last status when they are requested."""
-
-    def __init__(self, memory: Memory) -> None:
-        self._memory = memory
-
-    def collect(self) -> Iterator[Metric]:
-        memory = self._memory
-        with memory.lock:
-            status, running, state = memory.status, is_running(memory), readiness(memory).state
-            build = {"version": __version__, "python": platform.python_version()}
-            yield InfoMetricFamily("heatline_build", "Versions.", build)
-            yield GaugeMetricFamily("heatline_up", "1 if the line reported a short time ago.", running)
-            handshake = GaugeMetricFamily(
-                "heatline_handshake_state", "1 for the state of the handshake.", labels=["state"]
-            )
-            for each in get_args(HandshakeState):
-                handshake.add_metric([each], each == state)
-            yield handshake
-            if status is None:
-                return
-            bundle = {
-                **{name: getattr(status.bundle, name, "") for name in ("name", "version", "digest")},
-                "product": status.product or "",
-                "engine": status.engine or "",
-                "precision": status.precision or "",
-            }
-            yield InfoMetricFamily("heatline_bundle", "The active bundle, and how it is computed.", bundle)
-            for name, text, labels, samples in _families_of(status, is_running=running):
-                kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
-                family = kind(f"heatline_{name}", text, labels=labels)
-                for values, value in samples:
-                    family.add_metric(values, value)
-                yield family
-            ages = GaugeMetricFamily(
-                "heatline_newest_frame_age_seconds", "Time since the newest frame was captured.", labels=["camera"]
-            )
-            for name, camera in memory.cameras.items():
-                if camera.newest_ns is not None:
-                    ages.add_metric([name], max(0, memory.clock_ns() - camera.newest_ns) / NS)
-            yield ages

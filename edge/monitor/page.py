@@ -1,12 +1,11 @@
 """The page of a line: starts what reads the line, and serves its application."""
 
-import asyncio
 import contextlib
 import logging
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from heatline.edge.labels.folder import LabelFolder
 from heatline.edge.monitor.activation import use_bundle
 from heatline.edge.monitor.api import HANDLERS, Api, Choose
 from heatline.edge.monitor.collector import Collector
-from heatline.edge.monitor.held_picture import Pictures
 from heatline.edge.monitor.label_page import Labelling
 from heatline.edge.monitor.live import Live
 from heatline.edge.monitor.memory import Memory
@@ -93,21 +91,9 @@ def application(
             note = partial(add_step, socket)
             labelling = Labelling(folder, use=partial(use_bundle, str(file)), note=note).routes()
         beside = EvidenceStore(shadow_folder(file, config))
-    pictures = Pictures(memory.pictures, store, beside)
     live = Live(line, memory)
-    api = Api(line, memory, pictures, metrics, store, file, socket, journal, choose)
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        loop = asyncio.get_running_loop()
-
-        def notify() -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(live.notify)
-
-        memory.listener = notify
-        yield
-        memory.listener = lambda: None
+    memory.listener = live.notify
+    api = Api(line, memory, metrics, store, beside, file, socket, journal, choose)
 
     return Starlette(
         routes=[
@@ -118,7 +104,6 @@ def application(
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         exception_handlers=HANDLERS,
-        lifespan=lifespan,
     )
 
 

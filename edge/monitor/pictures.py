@@ -8,14 +8,14 @@ and the pixels of a picture lie in shared memory.
 import contextlib
 import hashlib
 import os
-import select
 import socket
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import msgspec
 import numpy as np
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.errors import DeliveryError
+from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.inspection.verdict import TileScores
 from heatline.edge.util.channel import Channel, Message, ReleaseSlot, RingReader
 from heatline.edge.util.systemd import LINES, RUNTIME_FOLDERS, runtime_folder
@@ -59,18 +60,14 @@ class Evidence:
 
     heatmap: NDArray[np.float32]
     """[H, W] cells, logits; NaN where no tile was inspected."""
-    cell_px: int
-    """Side of a cell, px of the frame."""
-    scale: tuple[float, float]
-    """Logits at the two ends of the bundle's colour scale; the evidence threshold lies in its middle."""
+    scale: HeatmapPng
+    """From end to end of the bundle's colour scale; the evidence threshold lies in its middle."""
     tiles: TileScores
 
     @property
-    def png_scale(self) -> HeatmapPng:
-        """The scale of the heatmap as a grey PNG."""
-        height, width = self.heatmap.shape
-        low, high = self.scale
-        return HeatmapPng(hw=(height, width), cell_px=self.cell_px, logit_at_0=low, logit_at_255=high)
+    def png(self) -> bytes:
+        """The heatmap on its scale, one grey pixel per cell."""
+        return png(ColourScale(self.scale.logit_at_0, self.scale.logit_at_255).grey(self.heatmap))
 
 
 @dataclass(frozen=True)
@@ -146,14 +143,6 @@ class Array(msgspec.Struct, frozen=True, array_like=True):
     """Bytes after the slot's start."""
 
 
-class EvidenceFacts(msgspec.Struct, frozen=True, array_like=True):
-    """What the arrays of a judged frame need to be read."""
-
-    cell_px: int
-    scale: tuple[float, float]
-    tile_px: int
-
-
 class PictureReady(Message, frozen=True):
     """A picture lies in a slot."""
 
@@ -161,14 +150,15 @@ class PictureReady(Message, frozen=True):
     slot: int
     arrays: list[Array]
     """Its event as JSON, its image, and if it was judged, its heatmap and the origins and logits of its tiles."""
-    evidence: EvidenceFacts | None
+    scale: HeatmapPng | None = None
+    tile_px: int = 0
     skipped: int = 0
 
 
 ToLine = Hello | ReleaseSlot | Report | AddMark | AskReload | AddStep
 
 
-class PictureClient:
+class PictureClient(contextlib.AbstractContextManager["PictureClient"]):
     """A connection to a line's socket for pictures, with the wishes of a `Hello`. One thread uses it; any thread may
     report and release pictures. A DeliveryError: the line does not run, or this user may not connect.
     """
@@ -178,17 +168,12 @@ class PictureClient:
         with contextlib.suppress(ConnectionError):  # `receive` then says that the line has ended
             self._line.send(Hello(**wishes))
 
-    def __enter__(self) -> Self:
-        return self
-
     def __exit__(self, *_: object) -> None:
         self.close()
 
     def receive(self, timeout_s: float | None) -> Picture | None:
         """Return the next picture; None if none came in time; a DeliveryError if the line has ended."""
-        poll = select.poll()
-        poll.register(self._line, select.POLLIN)
-        if not poll.poll(None if timeout_s is None else timeout_s * 1e3):
+        if not wait([self._line.socket], timeout_s):
             return None
         message: PictureReady | None = None
         try:
@@ -213,9 +198,9 @@ class PictureClient:
     def _picture(self, ready: PictureReady, ring: RingReader) -> Picture:
         event, image, *rest = (ring.view(ready.slot, each.shape, each.kind, each.at) for each in ready.arrays)
         evidence = None
-        if (facts := ready.evidence) is not None:
+        if ready.scale is not None:
             heatmap, origins, logits = rest
-            evidence = Evidence(heatmap, facts.cell_px, facts.scale, TileScores(origins, logits, facts.tile_px))
+            evidence = Evidence(heatmap, ready.scale, TileScores(origins, logits, ready.tile_px))
         released = [ReleaseSlot(ready.generation, ready.slot)]
 
         def release() -> None:

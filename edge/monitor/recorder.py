@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
 
 import cv2
 import numpy as np
@@ -23,7 +22,6 @@ from numpy.typing import NDArray
 
 from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError, MessageError
-from heatline.edge.heatmap_picture import ColourScale, png
 from heatline.edge.monitor.marks import combine
 from heatline.edge.monitor.pictures import Picture, PictureClient, Report
 from heatline.edge.monitor.store import (
@@ -87,7 +85,7 @@ class Limits:
     """What the disk keeps free, for the journal and the system."""
 
 
-class EvidenceWriter:
+class EvidenceWriter(contextlib.AbstractContextManager["EvidenceWriter"]):
     """Writes an evidence store. One thread uses it at a time.
 
     Every method raises `InputError` if the folder or its index cannot be read or written.
@@ -109,13 +107,22 @@ class EvidenceWriter:
                 raise DeliveryError(
                     f"{folder} is in use by another running line; give each line its own evidence.folder"
                 ) from error
-            self._index = _open_index(folder)
+            path = folder / INDEX
+            has_index = path.exists() and path.stat().st_size
+            if not has_index and any(DAY.fullmatch(each.name) for each in folder.iterdir()):
+                raise InputError(
+                    f"{folder} holds pictures and no {INDEX} that describes them; move the folders of days away"
+                )
+            self._index = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
             at_end.callback(self._index.close)
+            self._index.execute("PRAGMA synchronous = EXTRA")  # what was committed survives a power cut
+            self._index.execute("PRAGMA journal_mode = PERSIST")  # its room is there when the disk is full
+            if not path.stat().st_size:  # none was there, or what a killed writer began was rolled back
+                path.chmod(FILE_MODE)
+                self._index.executescript(SCHEMA)
+            require_version(self._index, path)
             self._delete_leftovers()
             self._at_end = at_end.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -135,7 +142,7 @@ class EvidenceWriter:
                 return False
             files = {FRAME: encode_frame(picture.image)}
             if picture.evidence is not None:
-                files[HEATMAP] = png(ColourScale(*picture.evidence.scale).grey(picture.evidence.heatmap))
+                files[HEATMAP] = picture.evidence.png
             size_bytes = sum(room_of(len(content)) for content in files.values())
             self._make_room(size_bytes, key)
             try:
@@ -224,7 +231,13 @@ class EvidenceWriter:
                 f"{self._limits.keep_bytes / MIB:.0f}; set more"
             )
         held, victims = self.state().size_bytes, list[tuple[int]]()
-        lacking = self._lacking(size_bytes, held)
+        disk, spare = os.statvfs(self.folder), self._limits.spare_bytes
+        lacking = max(0, spare + size_bytes - disk.f_bavail * disk.f_frsize)
+        if lacking > held:
+            raise InputError(
+                f"the disk of {self.folder} lacks {lacking / MIB:.0f} MiB of the {spare / MIB:.0f} MiB that it must "
+                f"keep free, and all stored pictures take less ({held / MIB:.0f} MiB); make room on the disk"
+            )
         target = min(held - lacking, self._limits.keep_bytes - size_bytes)
         for number, freed, is_old in self._index.execute(
             "SELECT number, size_bytes, review IS NULL AND captured_at_ns < ? FROM pictures "
@@ -240,17 +253,6 @@ class EvidenceWriter:
                 index.executemany("DELETE FROM pictures WHERE number = ?", some)
                 index.executemany("INSERT INTO leftovers VALUES (?, ?)", also)
             self._delete_leftovers()
-
-    def _lacking(self, size_bytes: int, held: int) -> int:
-        """Return the bytes that the disk lacks for another entry, while all entries together hold as many at least."""
-        disk, spare = os.statvfs(self.folder), self._limits.spare_bytes
-        lacking = max(0, spare + size_bytes - disk.f_bavail * disk.f_frsize)
-        if lacking > held:
-            raise InputError(
-                f"the disk of {self.folder} lacks {lacking / MIB:.0f} MiB of the {spare / MIB:.0f} MiB that it must "
-                f"keep free, and all stored pictures take less ({held / MIB:.0f} MiB); make room on the disk"
-            )
-        return lacking
 
     def _delete_leftovers(self) -> None:
         """Delete the files of entries that are deleted, or that a writer did not complete; other files stay."""
@@ -279,27 +281,23 @@ class EvidenceWriter:
 
 
 class Recorder:
-    """Stores pictures and marks, of the journal in a folder, until the line ends or `stop` is called. A store that
-    cannot be opened is opened later.
-    """
+    """Stores pictures and marks, of the journal in a folder. A store that cannot be opened is opened later."""
 
     def __init__(
         self,
         pictures: PictureClient,
         open_writer: Callable[[], EvidenceWriter],
         journal: Path | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._pictures, self._open_writer, self._journal, self._clock = pictures, open_writer, journal, clock
+        self._pictures, self._open_writer, self._journal = pictures, open_writer, journal
         self.web_fault: str | None = None
         """Why the page beside it is not served, as a sentence; the line's status shows it."""
         self._chosen: queue.Queue[Picture] = queue.Queue(MOST_CHOSEN)
-        self._ended = threading.Event()
         self._writer: EvidenceWriter | None = None
         self._state = EvidenceState()
         self._faults: dict[str, str] = {}
         """By the work that failed."""
-        self._look_at_s = self._tidy_at_s = clock()
+        self._look_at_s = self._tidy_at_s = time.monotonic()
         self._log = RateLimitedLog(logger)
 
     def choose(self, picture: Picture) -> str | None:
@@ -311,15 +309,17 @@ class Recorder:
             return "too many pictures wait to be stored"
         return fault
 
-    def stop(self) -> None:
-        """End after the picture in hand. Any thread."""
-        self._ended.set()
-
-    def run(self) -> None:
-        """Store what comes; at the end of the line, what waits."""
+    def run(self, ended: threading.Event) -> None:
+        """Store what comes, at the end of the line also what waits; end after the picture in hand if `ended` is set."""
         try:
-            while not self._ended.is_set():
-                self._step()
+            while not ended.is_set():
+                if time.monotonic() >= self._tidy_at_s:
+                    self._work(TIDY, self._tidy)
+                if time.monotonic() >= self._look_at_s:
+                    self._look()
+                self._store_chosen()
+                if (picture := self._pictures.receive(LOOK_EVERY_SECONDS)) is not None:
+                    self._work(STORE, self._store, picture, False)
         except DeliveryError as error:
             logger.info("%s", error)
         self._store_chosen()
@@ -330,17 +330,6 @@ class Recorder:
     def state(self) -> EvidenceState:
         """Return what is stored, what came and could not be stored, and what is wrong now. Any thread."""
         return replace(self._state, fault=self._faults.get(STORE) or self._faults.get(TIDY))
-
-    def _step(self) -> None:
-        """Do what is due, and store a picture if one comes within a moment."""
-        if self._clock() >= self._tidy_at_s:
-            self._work(TIDY, self._tidy)
-        if self._clock() >= self._look_at_s:
-            self._look()
-        self._store_chosen()
-        picture = self._pictures.receive(LOOK_EVERY_SECONDS)
-        if picture is not None:
-            self._work(STORE, self._store, picture, False)
 
     def _store_chosen(self) -> None:
         while not self._chosen.empty():
@@ -366,7 +355,7 @@ class Recorder:
 
     def _look(self) -> None:
         """Copy the marks that are new in the journal, and tell the line this program's state."""
-        self._look_at_s = self._clock() + LOOK_EVERY_SECONDS
+        self._look_at_s = time.monotonic() + LOOK_EVERY_SECONDS
         self._work(MARKS, self._read_marks)
         self._pictures.report(Report(self.state(), self.web_fault))
 
@@ -382,7 +371,7 @@ class Recorder:
                 self._writer = self._open_writer()
             self._writer.tidy()
         finally:
-            self._tidy_at_s = self._clock() + (RETRY_EVERY_SECONDS if self._writer is None else TIDY_EVERY_SECONDS)
+            self._tidy_at_s = time.monotonic() + (RETRY_EVERY_SECONDS if self._writer is None else TIDY_EVERY_SECONDS)
             self._count()
 
     def _count(self, *, kept: bool = False, skipped: bool = False) -> None:
@@ -407,32 +396,13 @@ def _entry_of(picture: Picture, line: str, stored_at_ns: int, *, is_chosen: bool
     evidence, tiles = picture.evidence, None
     if evidence is not None:
         scores = evidence.tiles
-        origins = [(y, x) for y, x in scores.origins_yx.tolist()]
-        tiles = Tiles(tile_px=scores.tile_px, origins_yx=origins, logits=scores.logits.tolist())
+        tiles = Tiles(tile_px=scores.tile_px, origins_yx=scores.origins_yx.tolist(), logits=scores.logits.tolist())
     return EvidenceEntry(
         line=line,
         picture=require_picture(picture.event.picture),
         stored_at_ns=stored_at_ns,
         event=picture.event,
-        heatmap=None if evidence is None else evidence.png_scale,
+        heatmap=None if evidence is None else evidence.scale,
         tiles=tiles,
         is_chosen=is_chosen,
     )
-
-
-def _open_index(folder: Path) -> sqlite3.Connection:
-    """Return the open index of a folder, which only the thread in turn uses."""
-    path = folder / INDEX
-    if (not path.exists() or not path.stat().st_size) and any(DAY.fullmatch(each.name) for each in folder.iterdir()):
-        raise InputError(f"{folder} holds pictures and no {INDEX} that describes them; move the folders of days away")
-    with contextlib.ExitStack() as at_error:
-        index = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
-        at_error.callback(index.close)
-        index.execute("PRAGMA synchronous = EXTRA")  # what was committed survives a power cut
-        index.execute("PRAGMA journal_mode = PERSIST")  # its room is there when the disk is full
-        if not path.stat().st_size:
-            path.chmod(FILE_MODE)
-            index.executescript(SCHEMA)
-        require_version(index, path)
-        at_error.pop_all()
-    return index

@@ -18,7 +18,7 @@ from urllib.parse import parse_qs
 import cv2
 import uvicorn
 from starlette.applications import Starlette
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -97,7 +97,10 @@ def run_server(
         cv2.setNumThreads(1)  # the other cores belong to inspection
         yield_processor()
         with beside:
-            announce(url_of(listen, bound, web))
+            host = listen.rpartition(":")[0]
+            if host in ("*", "0.0.0.0", "[::]"):
+                host = socket.gethostname()
+            announce(f"{'http' if web.certificate is None else 'https'}://{host}:{bound.getsockname()[1]}/")
             server.run(sockets=[bound])
 
 
@@ -105,16 +108,8 @@ def server_of(
     app: Starlette, bound: socket.socket, web: WebConfig, logins: Logins | None = None, *, only_local: bool
 ) -> uvicorn.Server:
     """Return the server of an application, protected as the configuration says."""
-    protected = Access(
-        app,
-        logins=logins,
-        token=None if web.token_file is None else read_token(web.token_file),
-        only_local=only_local,
-        secure=web.certificate is not None,
-        cookie=f"heatline-{bound.getsockname()[1]}",
-    )
     config = uvicorn.Config(
-        protected,
+        Access(app, web, logins, only_local=only_local, cookie=f"heatline-{bound.getsockname()[1]}"),
         http="h11",
         backlog=ACCEPTED_AT_ONCE,
         ws="websockets-sansio",
@@ -162,14 +157,6 @@ def listening_socket(listen: str) -> Listener:
     )
 
 
-def url_of(listen: str, bound: socket.socket, web: WebConfig) -> str:
-    """Return the address of a page for a browser."""
-    host = listen.rpartition(":")[0]
-    if host in ("*", "0.0.0.0", "[::]"):
-        host = socket.gethostname()
-    return f"{'http' if web.certificate is None else 'https'}://{host}:{bound.getsockname()[1]}/"
-
-
 def read_token(path: Path) -> str:
     """Return the token in a file that only its owner can use."""
     make = f"make a token with: (umask 077; openssl rand -hex 24 > {path})"
@@ -186,52 +173,49 @@ class Access:
     """Lets requests pass to the application that it protects.
 
     Args:
-        token: None: every client that can connect may see the page.
+        web: without a token file, every client that can connect may see the page.
         logins: None: only somebody at this machine may change something.
         only_local: only this PC can connect. A browser that names another host was deceived by that host's page.
-        secure: the page is served with TLS.
         cookie: name of the cookie; cookies of one host are common to all its ports, so two lines need two names.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        *,
-        token: str | None,
-        only_local: bool,
-        secure: bool,
-        logins: Logins | None = None,
-        cookie: str = "heatline",
-    ) -> None:
-        self._app, self._token, self._only_local, self._secure, self._cookie = app, token, only_local, secure, cookie
-        self._logins, self._person_cookie = logins, f"{cookie}-person"
+    def __init__(self, app: ASGIApp, web: WebConfig, logins: Logins | None, *, only_local: bool, cookie: str) -> None:
+        self._app, self._logins, self._only_local, self._secure = app, logins, only_local, web.certificate is not None
+        self._token = None if web.token_file is None else read_token(web.token_file)
+        self._cookie, self._person_cookie = cookie, f"{cookie}-person"
         # Only a holder of the token can make it, and the token cannot be read from it.
-        self._cookie_value = hmac.new((token or "").encode(), b"heatline page", hashlib.sha256).hexdigest()
+        self._cookie_value = hmac.new((self._token or "").encode(), b"heatline page", hashlib.sha256).hexdigest()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        send = _with_policy(send)
+
+        async def send_with_policy(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).setdefault(CONTENT_SECURITY_POLICY, PAGE_MAY)
+            await send(message)
+
         answer = self._refuse(HTTPConnection(scope))
         if answer is None and scope["path"] == LOGIN and (self._token or self._logins):
             answer = await self._login(Request(scope, receive))
         if answer is None:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_with_policy)
         elif scope["type"] == "websocket":
-            await WebSocket(scope, receive, send).send_denial_response(answer)
+            await WebSocket(scope, receive, send_with_policy).send_denial_response(answer)
         else:
-            await answer(scope, receive, send)
+            await answer(scope, receive, send_with_policy)
 
     def _refuse(self, connection: HTTPConnection) -> Response | None:
         """Return the answer to a request that must not pass."""
-        headers = connection.headers
-        if self._token is None and self._only_local and not is_local(f"tcp://{headers.get('host', '')}"):
+        headers, host = connection.headers, connection.headers.get("host", "")
+        if self._token is None and self._only_local and not is_local(f"tcp://{host}"):
             return error(
                 421, "this page answers only under the name of this PC itself, e.g. http://localhost:PORT or 127.0.0.1"
             )
         path, is_reading = connection.scope["path"], connection.scope.get("method") in ("GET", "HEAD")
-        if not is_reading and not _same_origin(headers):
+        # Browsers send the origin of the page; a request that has none comes from no page.
+        if not is_reading and headers.get("origin", f"://{host}").partition("://")[2].lower() != host.lower():
             return error(403, "the request came from a page of another address; use the line's own page")
         if self._token is None or path in OPEN_PATHS or self._is_known(connection):
             return self._refuse_change(connection) if not is_reading and path != LOGIN else None
@@ -293,18 +277,3 @@ class Access:
         else:
             set_cookie(self._cookie, self._cookie_value, max_age=COOKIE_SECONDS)
         return answer
-
-
-def _with_policy(send: Send) -> Send:
-    async def send_with(message: Message) -> None:
-        if message["type"] == "http.response.start":
-            MutableHeaders(scope=message).setdefault(CONTENT_SECURITY_POLICY, PAGE_MAY)
-        await send(message)
-
-    return send_with
-
-
-def _same_origin(headers: Headers) -> bool:
-    """Return whether a request comes from the line's own page, by the origin that browsers send, or from no page."""
-    origin = headers.get("origin")
-    return origin is None or origin.partition("://")[2].lower() == headers.get("host", "").lower()

@@ -11,6 +11,8 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -19,7 +21,7 @@ from heatline.edge.config import LineConfig, load_config
 from heatline.edge.errors import DeliveryError, HeatlineError, InputError
 from heatline.edge.labels.collected import collect_folder, name_of
 from heatline.edge.labels.folder import LabelFolder
-from heatline.edge.monitor.pictures import MOST_SLOTS, Picture, PictureClient, Report, picture_socket
+from heatline.edge.monitor.pictures import MOST_SLOTS, PictureClient, Report, picture_socket
 from heatline.edge.monitor.recorder import EvidenceWriter, Limits, Recorder, encode_frame
 from heatline.edge.monitor.store import evidence_folder
 from heatline.edge.util.extras import require_extra
@@ -31,62 +33,34 @@ from heatline.edge.wire.events import CollectState
 
 logger = logging.getLogger("heatline.edge.monitor.sidecar")  # this module is __main__
 
+Worker = Callable[[threading.Event], None]
 LOOK_EVERY_SECONDS = 1.0
 RETRY_PAGE_SECONDS = 10.0
 LEAVE_WITHIN_SECONDS = 2.0
 """An entry in hand is completed in this time at the end, or given up."""
 
 
-class Keeper:
-    """Keeps frames of a line without a bundle that nobody asks for, until the line ends or `stop` is called; then those
+def keep(pictures: PictureClient, folder: Path, ended: threading.Event) -> None:
+    """Keep frames of a line without a bundle that nobody asks for, until the line ends or `ended` is set; then those
     that wait. If the disk is slow, it takes fewer, and the line skips and counts others.
-
-    Args:
-        file: of the line.
-    Raises:
-        DeliveryError: the line does not run.
     """
-
-    def __init__(self, file: Path, config: LineConfig) -> None:
-        self._folder = collect_folder(file, config)
-        triggered = {camera.name for camera in config.cameras if camera.triggered != "free"}
-        self._pictures = PictureClient(
-            picture_socket(file),
-            slots=MOST_SLOTS,
-            good_every=config.collect.every,
-            collected="only",
-            triggered=frozenset(triggered if config.collect.triggered else ()),
-        )
-        self._log = RateLimitedLog(logger)
-        self._ended = threading.Event()
-
-    def stop(self) -> None:
-        """End after the frames that wait. Any thread."""
-        self._ended.set()
-
-    def run(self) -> None:
-        """Keep what comes."""
-        try:
-            while True:
-                picture = self._pictures.receive(0 if self._ended.is_set() else LOOK_EVERY_SECONDS)
-                if picture is not None:
-                    self._keep(picture)
-                elif self._ended.is_set():
-                    return
-        except DeliveryError as error:
-            logger.info("%s", error)
-
-    def _keep(self, picture: Picture) -> None:
-        fault = None
-        try:
-            # Opened each time: the folder may be moved away, and made again.
-            LabelFolder(self._folder).put(name_of(picture.event), encode_frame(picture.image))
-        except InputError as error:
-            fault = utf8_safe(str(error))
-            self._log.error("a picture was not kept: %s", fault)
-        finally:
-            picture.release()
-        self._pictures.report(Report(collect=CollectState(fault=fault)))
+    log = RateLimitedLog(logger)
+    try:
+        while (picture := pictures.receive(0 if ended.is_set() else LOOK_EVERY_SECONDS)) or not ended.is_set():
+            if picture is None:
+                continue
+            fault = None
+            try:
+                # Opened each time: the folder may be moved away, and made again.
+                LabelFolder(folder).put(name_of(picture.event), encode_frame(picture.image))
+            except InputError as error:
+                fault = utf8_safe(str(error))
+                log.error("a picture was not kept: %s", fault)
+            finally:
+                picture.release()
+            pictures.report(Report(collect=CollectState(fault=fault)))
+    except DeliveryError as error:
+        logger.info("%s", error)
 
 
 def main() -> int:
@@ -104,7 +78,7 @@ def main() -> int:
             if config.web is None:
                 raise
             logger.error("no pictures are stored: %s", error)
-        keeper = Keeper(file, config) if config.collect.keeps else None
+        keeper = _keeper(file, config) if config.collect.keeps else None
         with contextlib.suppress(SystemExit):
             _work(file, config, recorder, keeper)
     except HeatlineError as error:
@@ -113,10 +87,11 @@ def main() -> int:
     return 0
 
 
-def _work(file: Path, config: LineConfig, recorder: Recorder | None, keeper: Keeper | None) -> None:
+def _work(file: Path, config: LineConfig, recorder: Recorder | None, keeper: Worker | None) -> None:
     """Serve the page, while threads store and keep pictures, until SIGTERM or the end of the line."""
-    workers = [each for each in (keeper, recorder) if each is not None]
-    threads = [NamedThread(type(each).__name__.lower(), _record, each) for each in workers]
+    ended = threading.Event()
+    workers = {"keeper": keeper, "recorder": recorder and recorder.run}
+    threads = [NamedThread(name, _record, each, ended) for name, each in workers.items() if each is not None]
     try:
         for thread in threads:
             thread.start()
@@ -134,8 +109,7 @@ def _work(file: Path, config: LineConfig, recorder: Recorder | None, keeper: Kee
         while True:  # a join would not do: a signal that interrupts it marks the thread as ended
             time.sleep(RETRY_PAGE_SECONDS)
     finally:
-        for worker in workers:
-            worker.stop()
+        ended.set()
         for thread in threads:
             thread.join(LEAVE_WITHIN_SECONDS)
         if any(thread.is_alive() for thread in threads):
@@ -160,10 +134,22 @@ def _recorder(file: Path, config: LineConfig) -> Recorder:
     return Recorder(client, lambda: EvidenceWriter(store, utf8_safe(file.stem), limits), journal)
 
 
-def _record(worker: Recorder | Keeper) -> None:
+def _keeper(file: Path, config: LineConfig) -> Worker:
+    triggered = frozenset(camera.name for camera in config.cameras if camera.triggered != "free")
+    client = PictureClient(
+        picture_socket(file),
+        slots=MOST_SLOTS,
+        good_every=config.collect.every,
+        collected="only",
+        triggered=triggered if config.collect.triggered else frozenset(),
+    )
+    return partial(keep, client, collect_folder(file, config))
+
+
+def _record(work: Worker, ended: threading.Event) -> None:
     yield_processor()
     try:
-        worker.run()
+        work(ended)
     finally:
         os.kill(os.getpid(), signal.SIGTERM)
 

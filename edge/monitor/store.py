@@ -111,7 +111,6 @@ class EvidenceStore:
         self,
         *,
         newest_first: bool = True,
-        limit: int | None = None,
         since: str | None = None,
         verdicts: Collection[Verdict] | None = None,
         camera: str | None = None,
@@ -131,16 +130,13 @@ class EvidenceStore:
         used = {condition: value for condition, value in filters.items() if value is not None}
         where = " AND ".join(["1", *used])
         after, order, than = ((1 << 63) - 1, "DESC", "<") if newest_first else (-1, "ASC", ">")
-        at, left = (after, after), limit
-        while left is None or left > 0:
-            rows = self._query(
-                f"SELECT captured_at_ns, number, entry, review FROM pictures WHERE {where} "
-                f"AND (captured_at_ns, number) {than} (?, ?) ORDER BY captured_at_ns {order}, number {order} LIMIT ?",
-                *(*used.values(), *at, READ_AT_ONCE if left is None else min(left, READ_AT_ONCE)),
-            )
-            if not rows:
-                return
-            at, left = rows[-1][:2], None if left is None else left - len(rows)
+        at = after, after
+        while rows := self._query(
+            f"SELECT captured_at_ns, number, entry, review FROM pictures WHERE {where} "
+            f"AND (captured_at_ns, number) {than} (?, ?) ORDER BY captured_at_ns {order}, number {order} LIMIT ?",
+            *(*used.values(), *at, READ_AT_ONCE),
+        ):
+            at = rows[-1][:2]
             for row in rows:
                 yield _entry(*row[2:])
 

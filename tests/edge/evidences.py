@@ -17,7 +17,16 @@ from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.pictures import Evidence, Picture, TileScores
 from heatline.edge.monitor.recorder import EvidenceWriter, Limits, room_of
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import EvidenceState, MarkKind, ReviewEvent, StatusEvent, Stroke, Verdict, VerdictEvent
+from heatline.edge.wire.events import (
+    EvidenceState,
+    HeatmapPng,
+    MarkKind,
+    ReviewEvent,
+    StatusEvent,
+    Stroke,
+    Verdict,
+    VerdictEvent,
+)
 from tests.edge.lines import RunningLine, children, small_frames, write_line, write_pictures
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 
@@ -78,7 +87,11 @@ def picture(
     heatmap = np.linspace(-9, 9, cells[0] * cells[1], dtype=np.float32).reshape(cells)
     heatmap[0, 0] = np.nan
     tiles = TileScores(np.array([[0, 0], [0, 16]], np.int32), np.array([-3.5, 4.25], np.float32), 48)
-    evidence = None if verdict == "NO_VERDICT" else Evidence(heatmap, 8, (-4.0, 6.0), tiles)
+    evidence = (
+        None
+        if verdict == "NO_VERDICT"
+        else Evidence(heatmap, HeatmapPng(hw=cells, cell_px=8, logit_at_0=-4.0, logit_at_255=6.0), tiles)
+    )
     return Picture(event, image, evidence)
 
 

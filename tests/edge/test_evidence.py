@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -396,8 +397,8 @@ def test_pictures_that_come_while_another_line_uses_the_folder_are_skipped_and_l
         until(lambda: wanted(feed.evidence()[0]))
 
     with contextlib.closing(feed), writer(folder) as other, PictureClient(socket, slots=1) as client:
-        recorder = Recorder(client, lambda: writer(folder))
-        thread = in_thread(recorder.run)
+        recorder, ended = Recorder(client, lambda: writer(folder)), threading.Event()
+        thread = in_thread(lambda: recorder.run(ended))
         assert recorder.choose(picture(1)) is not None
         in_use = "is in use by another running line; give each line its own evidence.folder"
         is_told(lambda state: state.skipped == 1 and in_use in str(state.fault))
@@ -405,7 +406,7 @@ def test_pictures_that_come_while_another_line_uses_the_folder_are_skipped_and_l
         is_told(lambda state: state.fault is None)
         assert recorder.choose(picture(2)) is None
         is_told(lambda state: (state.kept, state.stored) == (1, 1))
-        recorder.stop()
+        ended.set()
         thread.join()
     assert stored(folder) == ["b007b007-top-2"]
 

@@ -29,7 +29,7 @@ from heatline.edge.monitor.feed import MOST_CLIENTS, PictureFeed
 from heatline.edge.monitor.pictures import Hello, Picture, PictureClient, Report, picture_socket
 from heatline.edge.service.events import verdict_message
 from heatline.edge.util.channel import ReleaseSlot
-from heatline.edge.wire.events import EvidenceState, VerdictEvent
+from heatline.edge.wire.events import EvidenceState, HeatmapPng, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge.lines import (
     POLL_SECONDS,
@@ -127,8 +127,10 @@ def test_a_picture_arrives_to_the_last_byte_with_what_its_verdict_rests_on(line:
         assert np.array_equal(picture.image, image[..., 0] if is_grey else image)
         assert not picture.image.flags.writeable
         assert np.array_equal(picture.evidence.heatmap, judgement.heatmap, equal_nan=True)
-        assert picture.evidence.cell_px == line.setup.bundle.manifest.grid.heatmap_cell_px
-        assert picture.evidence.scale == (line.setup.scale.low, line.setup.scale.high)
+        grid, ends = line.setup.bundle.manifest.grid, line.setup.scale
+        assert picture.evidence.scale == HeatmapPng(
+            hw=judgement.heatmap.shape, cell_px=grid.heatmap_cell_px, logit_at_0=ends.low, logit_at_255=ends.high
+        )
         np.testing.assert_array_equal(picture.evidence.tiles.origins_yx, judgement.tiles.origins_yx)
         np.testing.assert_array_equal(picture.evidence.tiles.logits, judgement.tiles.logits)
 

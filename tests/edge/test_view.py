@@ -283,12 +283,15 @@ def test_each_viewer_gets_only_the_newest_picture_once_it_has_drawn_the_one_befo
 
 
 def test_a_viewer_that_reads_nothing_misses_the_oldest_rows() -> None:
-    memory = Memory()
-    with page(memory) as served, served.live(close_timeout=0.1) as viewer:
-        next_message(viewer, "state")
-        with memory.lock:  # the server cannot read between these, as it cannot write to a browser that does not read
+    def fill() -> int:
+        """Add verdicts in the server's loop: it sends nothing meanwhile, as to a browser that does not read."""
+        if not memory.rows(1):
             for number in range(1, ROWS + 8):
                 memory.add_verdict(verdict(number), live=True)
+        return 0
+
+    memory = Memory(wall_ns=fill)
+    with page(memory) as served, served.live(close_timeout=0.1) as viewer:
         assert next_message(viewer, "verdict")["frame_number"] == 8
 
 
@@ -707,7 +710,6 @@ def test_metrics_are_the_lines_own_figures_and_what_it_does_now_is_known_only_wh
     assert_golden("metrics", exposition, version=f'version="{__version__}"', python=platform.python_version())
     promtool("check", "metrics", text=exposition)
     clock.now_s += 4
-    memory.listener()
     silent = metrics.exposition().decode()
     assert sorted(set(silent.splitlines()) - set(exposition.splitlines())) == [
         'heatline_handshake_state{state="DEGRADED"} 0.0',

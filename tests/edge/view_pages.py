@@ -30,7 +30,7 @@ from heatline.edge.monitor.page import application, not_chosen
 from heatline.edge.monitor.pictures import AddMark, AddStep, Evidence, Picture
 from heatline.edge.monitor.server import listening_socket, server_of
 from heatline.edge.monitor.store import EvidenceStore
-from heatline.edge.wire.events import Mark, Message, ReviewEvent, Verdict, VerdictEvent
+from heatline.edge.wire.events import HeatmapPng, Mark, Message, ReviewEvent, Verdict, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.brokers import Authority
 from tests.edge.evidences import ALL, EXAMPLES, writer
@@ -74,10 +74,9 @@ def frame(value: int = 200, hw: tuple[int, int] = (48, 64)) -> NDArray[np.uint8]
 def evidence_of_two_tiles() -> Evidence:
     """The second of two tiles scores high, and one cell is the highest."""
     heatmap = np.full((6, 8), -2.0, np.float32)
-    heatmap[2, 5] = 9.5
-    heatmap[0, 0] = np.nan
+    heatmap[[2, 0], [5, 0]] = 9.5, np.nan
     tiles = TileScores(np.array([[0, 0], [0, 32]], np.int32), np.array([-2.0, 3.25], np.float32), 32)
-    return Evidence(heatmap, 8, (-2.0, 10.25), tiles)
+    return Evidence(heatmap, HeatmapPng(hw=(6, 8), cell_px=8, logit_at_0=-2.0, logit_at_255=10.25), tiles)
 
 
 def picture(event: VerdictEvent, image: NDArray[np.uint8] | None = None, *, is_judged: bool = True) -> HeldPicture:
