@@ -33,6 +33,7 @@ COLUMNS = (
     *("seq", "journal_id", "journalled_at", "happened_at", "type", "topic", "camera", "frame_id", "frame_number"),
     *("frames", "part_id", "verdict", "frame_score", "score_threshold", "regions", "peak_x", "peak_y", "what"),
     *("detail", "product", "bundle", "bundle_version", "precision", "latency_ms", "acting", "boot_id", "source"),
+    *("extent_mm", "area_mm2", "error_mm", "tolerated"),
 )
 """The columns of `columns_of`. docs/journal.md describes them. New ones come at the end."""
 
@@ -104,6 +105,8 @@ def columns_of(event: Event, seq: int, topic: str, journalled_at_ns: int) -> lis
     if isinstance(event, VerdictEvent):
         cells |= {"regions": len(event.regions), "what": event.reason, "detail": event.description}
         xy = event.regions[0].peak_xy if event.regions else ()
+        if (mm := event.longest) is not None:
+            cells |= {"extent_mm": mm.extent, "area_mm2": mm.area, "error_mm": mm.error}
     else:
         told = describe_event(event)
         cells |= {"camera": told.camera or None, "what": told.what}
@@ -251,7 +254,8 @@ def _describe_verdict(event: VerdictEvent) -> str:
     regions = ""
     if event.regions:
         x, y = event.regions[0].peak_xy
-        regions = f"{format_count(len(event.regions), 'region')}, peak at {x},{y}"
+        longest = "" if event.longest is None else f", the longest {event.longest.extent:.2f} mm"
+        regions = f"{format_count(len(event.regions), 'region')}, peak at {x},{y}{longest}"
     return _join([score, regions, event.description or ""])
 
 

@@ -10,6 +10,7 @@ from msgspec import Meta
 from heatline.edge.colour import PixelFormat
 from heatline.edge.errors import ConfigError
 from heatline.edge.geometry import RegionOfInterest
+from heatline.edge.geometry.scale import Scale
 
 Name = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z", description="1 to 64 letters, digits, hyphens and underscores")
@@ -24,9 +25,19 @@ Milliseconds = Annotated[float, Meta(gt=0, le=3.6e6)]
 FrameCount = Annotated[int, Meta(ge=0, le=100_000)]
 Polygon = Annotated[list[tuple[Px, Px]], Meta(min_length=3, max_length=1000)]
 PRELOADED_WITHIN_SECONDS = 600.0
+LimitMm = Annotated[float, Meta(gt=0, le=1e6)]
 Trigger = Literal["free", "software", "hardware"]
 Policy = Literal["block", "drop_oldest", "drop_newest"]
 """Which frame is dropped when frames come faster than they are inspected (`heatline.edge.inspection.ledger`)."""
+
+
+class Zone(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An area of a camera's frames with a limit of its own."""
+
+    polygon: Polygon
+    """Corners [x, y], px."""
+    ignore_below_mm: LimitMm | None = None
+    """As the camera's, for regions whose peak lies in the polygon; none: none of them is tolerated."""
 
 
 class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -48,6 +59,12 @@ class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Areas to inspect: polygons of corners [x, y], px; an empty list: the whole frame."""
     exclude: list[Polygon] = []
     """Areas not to inspect, even within `roi`."""
+    scale: Scale | None = None
+    """Map from px to mm, which `heatline calibrate scale` measures and writes; none: events have no mm."""
+    ignore_below_mm: LimitMm | None = None
+    """A region whose extent and error together are smaller is tolerated, mm; none: none is. Needs `scale`."""
+    zones: list[Zone] = []
+    """Areas with another limit; of two that overlap, the first counts. Needs `scale`."""
     silent_after_periods: Annotated[float, Meta(ge=2, le=10000)] = 5.0
     """A camera that runs freely is dead when no frame came for this many periods."""
     frozen_after_frames: FrameCount = 3

@@ -38,6 +38,7 @@ from heatline.edge.cli.bundle_formatting import (
     describe_reference,
 )
 from heatline.edge.cli.output import (
+    CommandGroup,
     FiniteRange,
     engine_option,
     json_option,
@@ -46,6 +47,7 @@ from heatline.edge.cli.output import (
     print_warnings,
     progress_console,
 )
+from heatline.edge.cli.scale import scale
 from heatline.edge.config import load_config
 from heatline.edge.drift import FEWEST_FRAMES as FEWEST_OF_DRIFT
 from heatline.edge.drift import fit_reference
@@ -126,7 +128,23 @@ class NewBundle(NamedTuple):
         print_report({**done, **report, "warnings": warnings}, as_json, title, {**about, **facts})
 
 
-@click.command(epilog="Example: heatline calibrate boards.bundle good/early good/late --to boards-line1.bundle")
+class _Calibrate(CommandGroup):
+    """A group whose command `thresholds` need not be named."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        is_named = not args or args[0] in (*self.commands, *ctx.help_option_names)
+        return super().parse_args(ctx, args if is_named else ["thresholds", *args])
+
+
+@click.group(cls=_Calibrate, commands=[scale], epilog="Example: heatline calibrate boards.bundle good/early good/late")
+def calibrate() -> None:
+    """Set a bundle's thresholds from good frames, or measure a camera's scale.
+
+    `heatline calibrate BUNDLE` is `heatline calibrate thresholds BUNDLE`.
+    """
+
+
+@calibrate.command(epilog="Example: heatline calibrate boards.bundle good/early good/late --to boards-line1.bundle")
 @click.argument("bundle_path", metavar="BUNDLE", type=click.Path(path_type=Path))
 @good_argument
 @click.option(
@@ -145,7 +163,7 @@ class NewBundle(NamedTuple):
 @engine_option
 @precision_option
 @json_option
-def calibrate(
+def thresholds(
     bundle_path: Path,
     good: tuple[Path, ...],
     false_reject: float,

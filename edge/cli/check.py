@@ -269,7 +269,7 @@ def _check_camera(camera: SupervisedCamera, setup: LineSetup | None) -> dict[str
     if not isinstance(setup, Setup):
         return facts
     area, inspector = settings.region_of_interest, setup.inspector
-    judged = inspector.finish(inspector.start(frame, area))
+    judged = setup.finish(inspector.start(frame, area))
     misaligned = judged.misaligned
     return facts | {
         "tiles": len(inspector.stitcher((height, width), area).grid),

@@ -309,6 +309,11 @@ def _check_cameras(cameras: Sequence[CameraSettings]) -> None:
         raise ConfigError(f"two cameras use the same device ({', '.join(sorted(twice))}); only one can")
     for camera in cameras:
         check_polygons(camera)
+        if camera.scale is None and (camera.ignore_below_mm or camera.zones):
+            raise ConfigError(
+                f"camera {camera.name} has limits in mm and no scale; measure it with heatline calibrate scale, or "
+                "remove ignore_below_mm and zones"
+            )
         if camera.deadline_ms is not None and camera.on_overload == "block":
             raise ConfigError(
                 f'camera {camera.name} has a deadline and on_overload = "block", with which a frame may wait for ever; '

@@ -18,6 +18,7 @@ from heatline.edge.bundle.appearance import Appearance
 from heatline.edge.bundle.manifest import Grid, Manifest, Map
 from heatline.edge.bundle.plausibility import Plausibility
 from heatline.edge.bundle.signature import Signer
+from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.colour import to_rgb
 from heatline.edge.drift import DriftSetup
 from heatline.edge.errors import BundleError, EngineError
@@ -26,7 +27,7 @@ from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, Stitcher, Tile
 from heatline.edge.heatmap_picture import ColourScale
 from heatline.edge.inference import Engine
 from heatline.edge.inference.engine import ANSWER_WITHIN_SECONDS
-from heatline.edge.inspection.verdict import Judgement, Thresholds, judge
+from heatline.edge.inspection.verdict import Judgement, Thresholds, judge, measured
 from heatline.edge.reference.difference import to_grey
 from heatline.edge.reference.reference import Alignment, Reference
 
@@ -274,6 +275,8 @@ class Setup:
     """None: the line has no products."""
     areas: Mapping[str, RegionOfInterest] = field(default_factory=dict)
     """Regions of interest by camera; a camera without one is inspected over the whole frame."""
+    cameras: Mapping[str, CameraSettings] = field(default_factory=dict)
+    """By name: those whose regions are measured, and tolerated, by their settings."""
     acting: bool = True
     """Whether ejectors may act on its events."""
     heatmaps: Heatmaps = "never"
@@ -284,6 +287,11 @@ class Setup:
     def scale(self) -> ColourScale:
         """The colour scale of its heatmaps."""
         return ColourScale.around(self.inspector.thresholds.evidence, self.bundle.manifest.calibration.background)
+
+    def finish(self, pending: PendingFrame) -> Judgement:
+        """Wait for the engine's answers, judge them, and measure the regions; errors as of `Inspector.finish`."""
+        judgement, camera = self.inspector.finish(pending), self.cameras.get(pending.frame.stamp.camera)
+        return judgement if camera is None else measured(judgement, camera)
 
 
 @dataclass(frozen=True, eq=False)

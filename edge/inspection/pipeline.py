@@ -241,7 +241,7 @@ class Pipeline:
 def _judged(setup: Setup, pending: PendingFrame) -> Outcome:
     stamp = pending.frame.stamp
     try:
-        judgement = setup.inspector.finish(pending)
+        judgement = setup.finish(pending)
     except EngineError as error:
         return outcome_without(BadFrame(stamp, "engine", str(error)), pending.frame)
     if stamp.camera == PROBE:  # a probe shows no product, so its appearance does not count

@@ -1,14 +1,21 @@
 """The verdict rule (docs/bundle.md): derives GOOD or DEFECT and the regions from logits and heatmap."""
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
+from functools import cache
 
+import cv2
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.manifest import Calibration
+from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.geometry import Region, Stitcher, find_regions
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.wire.events import ForeignArea, Verdict
+
+_warn_once = cache(logging.getLogger(__name__).warning)
 
 
 @dataclass(frozen=True)
@@ -92,3 +99,24 @@ def judge(
     verdict: Verdict = "DEFECT" if defective.any() else "GOOD"
     tiles = TileScores(stitcher.grid.origins, logits, stitcher.grid.tile_px)
     return Judgement(verdict, stitcher.grid.frame_hw, float(logits.max()), heatmap, regions, tiles)
+
+
+def measured(judgement: Judgement, camera: CameraSettings) -> Judgement:
+    """Return a judgement with its regions in mm, if the camera has a scale; GOOD if all of them are tolerated."""
+    if (scale := camera.scale) is None:
+        return judgement
+    if judgement.frame_hw != scale.size[::-1]:
+        _warn_once(
+            "camera %s: frames of %dx%d px get no mm, and no region is tolerated, as the scale was measured at %dx%d "
+            "px; measure it again with heatline calibrate scale",
+            *(camera.name, *judgement.frame_hw[::-1], *scale.size),
+        )
+        return judgement
+    regions = []
+    for region in judgement.regions:
+        mm, peak = scale.measure(region), region.peak_xy
+        zones = (one for one in camera.zones if cv2.pointPolygonTest(np.array(one.polygon, np.int32), peak, False) >= 0)
+        limit = next(zones, camera).ignore_below_mm or 0.0
+        regions.append(msgspec.structs.replace(region, mm=mm, tolerated=mm.extent + mm.error < limit))
+    is_tolerated = regions and all(region.tolerated for region in regions)
+    return replace(judgement, regions=regions, verdict="GOOD" if is_tolerated else judgement.verdict)

@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -31,10 +32,11 @@ STATUS_WITHIN_SECONDS = 5.0
 POLL_SECONDS = 0.5
 """Longest wait of the subscriber for a message."""
 WITHIN_SECONDS = 60.0
-KEY_LINE = r"""^([ \t]*%s[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*')[^\n]*\n?"""
+KEY_LINE = r"""^([ \t]*%s[ \t]*=[ \t]*)("(?:[^"\\\n]|\\.)*"|'[^'\n]*'|\{[^\n]*\})[^\n]*\n?"""
 TOP_COMMENT = re.compile(r"(?:[ \t]*(?:#[^\n]*)?\r?\n)*")
 """What stands before the first key or table. It ends with a line break, or is empty."""
 LINES_OWN = KeyFiles()
+Value = Path | Mapping[str, Any] | None
 BUNDLE, SHADOW, FORMER = "bundle", "shadow", "former"
 Wanted = Mapping[str, Path | None]
 """Keys of a line's file and their new values; None takes a key out."""
@@ -84,39 +86,42 @@ def rewrite(
         text = with_key(text, key, value, product, file)
     after = text.encode()
     try:
-        return reload_line(line, by, timeout_s, key_files, partial(_replace, file, after))
+        return reload_line(line, by, timeout_s, key_files, partial(replace_file, file, after))
     except CommandRefusedError as error:
         is_ours = file.read_bytes() == after
         if is_ours:
-            _replace(file, before)
+            replace_file(file, before)
         state = "is as before" if is_ours else "was changed meanwhile, and is left so: correct its bundle by hand"
         raise CommandRefusedError(error.reason, f"{error.detail}; {file} {state}") from error
 
 
-def with_key(text: str, key: str, value: Path | None, product: str | None, file: Path) -> str:
+def with_key(text: str, key: str, value: Value, product: str | None, file: Path, camera: str | None = None) -> str:
     """Return the text of a line's file with another value of a key. Comments, order and all other keys stay.
 
     Of all places where the key could be, it changes the one whose change gives the wanted tables, so that it needs no
-    TOML parser that writes. A key that is not there yet comes after `bundle`, and without one after the first comment.
+    TOML parser that writes. A key that is not there yet comes after `bundle`, and without one after the first comment;
+    of a camera after its `name`.
 
     Args:
-        value: None takes the key out.
+        value: a mapping becomes an inline table; None takes the key out.
         product: one that the file has, whose key is changed; None: the line's own.
+        camera: one that the file has, whose key is changed.
     """
     wanted = tomllib.loads(text)
-    owner = wanted if product is None else next(each for each in wanted["products"] if each["name"] == product)
+    table, name = ("products", product) if camera is None else ("cameras", camera)
+    owner = wanted if name is None else next(each for each in wanted[table] if each["name"] == name)
     is_there = owner.pop(key, None) is not None
     if value is not None:
-        owner[key] = str(value)
+        owner[key] = value if isinstance(value, Mapping) else str(value)
     elif not is_there:
         return text
     # TOML has no surrogate pairs, so only the characters that must be escaped are.
-    new = json.dumps(str(value), ensure_ascii=False)
+    new = json.dumps(owner.get(key), ensure_ascii=False, separators=(", ", " = "))
     if key == BUNDLE and product is None and not is_there:
         first = TOP_COMMENT.match(text)
         assert first is not None
         return f"{first[0]}{key} = {new}\n{text[first.end() :]}"
-    for found in re.finditer(KEY_LINE % (key if is_there else BUNDLE), text, re.MULTILINE):
+    for found in re.finditer(KEY_LINE % (key if is_there else "name" if camera else BUNDLE), text, re.MULTILINE):
         start, end, put = found.start(2), found.end(2), new
         if value is None:
             start, end, put = found.start(), found.end(), ""
@@ -126,14 +131,14 @@ def with_key(text: str, key: str, value: Path | None, product: str | None, file:
         with contextlib.suppress(tomllib.TOMLDecodeError):
             if tomllib.loads(changed) == wanted:
                 return changed
-    where = key if product is None else f"{key} of product {product}"
+    where = key if name is None else f"{key} of {table[:-1]} {name}"
     how = f"{key} = {new}" if value is not None else f"take {key} out"
     raise ConfigError(f"{file} has no line that sets {where}; write it there by hand: {how}")
 
 
-def _replace(file: Path, data: bytes) -> None:
+def replace_file(file: Path, data: bytes) -> None:
     """Replace a file. It keeps its mode and owner, so that the line's user can still read it."""
-    or_else = f", or use heatline shadow {file.stem} as root: a service may not write its own file"
+    or_else = ", or use the command as root: a service may not write the line's file"
     with writing(file, ConfigError, or_else=or_else), replacing(file) as new:
         status = file.stat()
         new.write_bytes(data)

@@ -173,6 +173,7 @@ class Api:
         answer = {
             "scores": [row["frame_score"] for row in rows],
             "verdicts": [row["verdict"] for row in rows],
+            "longest_mm": [row["longest_mm"] for row in rows],
             "score_threshold": threshold,
             "missed": self._missed(self._memory.status, threshold),
             "from_ns": rows[0]["at_ns"] if rows else None,

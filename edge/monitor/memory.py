@@ -213,6 +213,7 @@ def row_of(event: VerdictEvent) -> Row:
         "at_ns": event.times.captured_at_ns,
         "detail": event.detail or (event.reason and in_words(event.reason)),
         "regions": len(event.regions),
+        "longest_mm": event.longest and event.longest.extent + event.longest.error,
         "picture": event.picture,
         "review": None,
     }

@@ -52,7 +52,7 @@ logger = logging.getLogger(__name__)
 
 CLOSE_WITHIN_SECONDS = 2.0
 PRODUCT_FILE = "product"
-EXCHANGEABLE = {"roi", "exclude", *SET_IN_THE_CAMERA}
+EXCHANGEABLE = {"roi", "exclude", "scale", "ignore_below_mm", "zones", *SET_IN_THE_CAMERA}
 """Keys of cameras that can change without a restart."""
 
 
@@ -151,6 +151,7 @@ def prepare(
         signed_by=signed_by,
         product=config.product,
         areas=areas,
+        cameras={camera.name: camera for camera in config.cameras},
         acting=config.acting,
         heatmaps=config.events.heatmaps,
         drift=_drift(config, bundle, areas, references),

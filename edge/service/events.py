@@ -129,7 +129,8 @@ class LineDrift:
             return
         watch.next_at_s = now_s + setup.drift.every_s
         try:
-            good = (judgement.score, judgement.heatmap) if judgement.verdict == "GOOD" else None
+            is_clean = judgement.verdict == "GOOD" and not judgement.regions
+            good = (judgement.score, judgement.heatmap) if is_clean else None
             values = watch.reference.values(to_rgb(frame.image, frame.pixel_format), judgement.pose, good)
         except Exception:  # a warning must never end inspection
             logger.exception("camera %s: its drift is not watched any more, as a frame could not be measured", camera)
@@ -363,6 +364,8 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
     shown, inspected = outcome.shown, outcome.inspected
     png, heatmap = _heatmap(shown, setup, unjudged is None)
     thresholds = setup.inspector.thresholds if isinstance(setup, Setup) else None
+    regions = judgement.regions if judgement else []
+    is_tolerated = regions and all(region.tolerated for region in regions)
     event = VerdictEvent(
         boot_id=boot_id,
         seq=NOT_NUMBERED,
@@ -381,7 +384,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         frame_hw=inspected.frame_hw if inspected else None,
         verdict=judgement.verdict if judgement else "NO_VERDICT",
         reason=f"{unjudged.kind}.{unjudged.reason}" if unjudged else None,
-        detail=utf8_safe(unjudged.detail) if unjudged else None,
+        detail=utf8_safe(unjudged.detail) if unjudged else "tolerated" if is_tolerated else None,
         frame_score=judgement.score if judgement else None,
         score_threshold=None if thresholds is None else thresholds.score,
         evidence_threshold=None if thresholds is None else thresholds.evidence,
@@ -389,7 +392,7 @@ def verdict_message(boot_id: str, outcome: Outcome) -> Message:
         bundle=bundle_name(setup),
         product=setup.product,
         previous_seq=NOT_NUMBERED,
-        regions=judgement.regions if judgement else [],
+        regions=regions,
         foreign_areas=list(shown.foreign) if shown else [],
         latency_ms=(time.monotonic_ns() - stamp.captured_monotonic_ns) / 1e6,
         acting=setup.acting,

@@ -110,7 +110,7 @@ def _row(picture: Picture, setup: Setup) -> Row:
     stamp, inspector = Stamp(picture.event.camera, picture.event.frame_id), setup.inspector
     frame = Frame(stamp, picture.image, "Mono8" if picture.image.ndim == 2 else "RGB8")
     started = inspector.start(frame, setup.areas.get(stamp.camera, WHOLE_FRAME))
-    outcome = outcome_of(stamp, inspector.finish(started))
+    outcome = outcome_of(stamp, setup.finish(started))
     judgement, unjudged = outcome.judgement, outcome.unjudged
     said = {
         "verdict": judgement.verdict if judgement else "NO_VERDICT",

@@ -70,7 +70,22 @@ WORDS: Mapping[str, str] = {
 """By reason of a verdict event. After `failed.`, the alarms of cameras have the same words."""
 
 
-class Region(msgspec.Struct, frozen=True):
+class Millimetres(msgspec.Struct, frozen=True):
+    """A defect area in mm of the part's plane, by the camera's scale."""
+
+    box: tuple[float, float, float, float]
+    """Left, top, width and height, mm."""
+    centre: tuple[float, float]
+    """Centre of the box in px, mm."""
+    extent: float
+    """Largest distance of two points of the outline, mm."""
+    area: float
+    """Area, mm^2."""
+    error: float
+    """Error of a length by the scale, mm. The outline itself is exact to one heatmap cell."""
+
+
+class Region(msgspec.Struct, frozen=True, omit_defaults=True):
     """A defect area, in px of the frame."""
 
     box_xyxy: tuple[int, int, int, int]
@@ -83,6 +98,10 @@ class Region(msgspec.Struct, frozen=True):
     """Position of the highest evidence."""
     score: float
     """Evidence at the peak, in logits."""
+    mm: Millimetres | None = None
+    """Missing if the camera has no scale, or the frame another size."""
+    tolerated: bool = False
+    """Whether it is smaller than the camera's limit; missing if not. It makes no frame DEFECT."""
 
 
 class ForeignArea(msgspec.Struct, frozen=True):
@@ -195,7 +214,7 @@ class VerdictEvent(_CountedEvent, frozen=True, kw_only=True, tag="verdict"):
     reason: str | None = None
     """Reason why there is no verdict: `KIND.REASON` as in the ledger; null for GOOD and DEFECT."""
     detail: str | None = None
-    """The reason as a sentence for people; do not parse it."""
+    """The reason as a sentence for people, or of a GOOD frame its tolerated regions; do not parse it."""
     frame_score: float | None = None
     """The highest logit of the frame's tiles; null without a verdict."""
     score_threshold: float | None
@@ -208,7 +227,7 @@ class VerdictEvent(_CountedEvent, frozen=True, kw_only=True, tag="verdict"):
     product: str | None = None
     """Product that the frame was inspected as; null if the line has no products."""
     regions: list[Region] = []
-    """The defects, highest score first; empty unless DEFECT."""
+    """The defects, highest score first; empty unless DEFECT, or GOOD as all of them are tolerated."""
     foreign_areas: list[ForeignArea] = []
     """Areas that the product cannot show. Unless the verdict is DEFECT, it is NO_VERDICT because of them."""
     latency_ms: float
@@ -228,6 +247,16 @@ class VerdictEvent(_CountedEvent, frozen=True, kw_only=True, tag="verdict"):
     @property
     def topic(self) -> str:
         return f"verdict.{self.camera}.{self.verdict}"
+
+    @property
+    def tolerated(self) -> int:
+        """The number of tolerated regions."""
+        return sum(region.tolerated for region in self.regions)
+
+    @property
+    def longest(self) -> Millimetres | None:
+        """The longest region in mm; None: none was measured."""
+        return max((region.mm for region in self.regions if region.mm), key=lambda mm: mm.extent, default=None)
 
     @property
     def description(self) -> str | None:

@@ -80,6 +80,9 @@ RESULT_FIELDS = {
     "part_id": TEXT,
 }
 """Fields of every result."""
+ENTRY_FIELDS = {"kind": UINT, "number": UDINT, "acknowledged": UDINT, "camera": UINT}
+MEASURED_FIELDS = {"tolerated": UINT, "extent_um": UDINT, "error_um": UDINT, "area_um2": ULINT}
+"""Further fields of every result, at the end of its block."""
 LINE = Block(
     "line",
     0,
@@ -100,7 +103,7 @@ LINE = Block(
 MAILBOX = Block(
     "result",
     100,
-    {"kind": UINT, "number": UDINT, "acknowledged": UDINT, "camera": UINT, **RESULT_FIELDS, "lost_after": ULINT},
+    {**ENTRY_FIELDS, **RESULT_FIELDS, "lost_after": ULINT, **MEASURED_FIELDS},
 )
 COMMANDS = Block(
     "plc",
@@ -126,7 +129,7 @@ FIRST_CAMERA_ADDRESS, CAMERA_STRIDE = 300, 100
 def camera_block(place: int) -> Block:
     """Return the block of a camera, by its place in the line's file, from 1 on."""
     counters = dict.fromkeys(("captured", "inspected", "dropped", "failed", "in_flight"), UDINT)
-    fields = {"state": UINT, "results": UDINT, **RESULT_FIELDS, **counters}
+    fields = {"state": UINT, "results": UDINT, **RESULT_FIELDS, **counters, **MEASURED_FIELDS}
     return Block(f"camera{place}", FIRST_CAMERA_ADDRESS + CAMERA_STRIDE * (place - 1), fields)
 
 
@@ -296,7 +299,7 @@ def refusal(reason: str | None) -> Outcome:
     return Outcome.__members__.get(f"LINE_{reason}".upper(), Outcome.LINE_OTHER)
 
 
-NO_RESULT: Values = {name: b"" if kind in (TEXT, ID) else 0 for name, kind in RESULT_FIELDS.items()}
+NO_RESULT: Values = {name: b"" if kind in (TEXT, ID) else 0 for name, kind in (RESULT_FIELDS | MEASURED_FIELDS).items()}
 """The values of the fields of a result while there is none: the verdict is undefined."""
 NOTHING: Values = {**NO_RESULT, "kind": EntryKind.NONE, "number": 0, "camera": 0, "lost_after": 0}
 """The values of a mailbox that is empty, without `acknowledged`."""
@@ -351,6 +354,10 @@ def result_values(event: VerdictEvent, places: IdMap) -> Values:
         "part_id_state": 0 if event.part_id is None else 1 if fits else 2,
         "part_id_length": min(len(part_id), 65535),
         "part_id": part_id.encode() if fits else b"",
+        "tolerated": min(event.tolerated, 65535),
+        "extent_um": round(1000 * getattr(event.longest, "extent", 0)),
+        "error_um": round(1000 * getattr(event.longest, "error", 0)),
+        "area_um2": round(1e6 * getattr(event.longest, "area", 0)),
     }
 
 

@@ -57,7 +57,7 @@ def _result_state(event: VerdictEvent) -> int:
 
 
 def _details(event: VerdictEvent) -> str:
-    return "" if event.reason is None else ": ".join(filter(None, (event.reason, event.detail)))
+    return ": ".join(filter(None, (event.reason, event.detail)))
 
 
 RESULT_FIELDS: tuple[Field[VerdictEvent], ...] = (
@@ -77,6 +77,10 @@ RESULT_FIELDS: tuple[Field[VerdictEvent], ...] = (
     Field("FrameScore", Double, lambda r: float("nan") if r.frame_score is None else r.frame_score),
     Field("ScoreThreshold", Double, lambda r: float("nan") if r.score_threshold is None else r.score_threshold),
     Field("Regions", UInt32, lambda r: _u32(len(r.regions))),
+    Field("Tolerated", UInt32, lambda r: _u32(r.tolerated)),
+    Field("ExtentMm", Double, lambda r: getattr(r.longest, "extent", float("nan"))),
+    Field("AreaMm2", Double, lambda r: getattr(r.longest, "area", float("nan"))),
+    Field("ErrorMm", Double, lambda r: getattr(r.longest, "error", float("nan"))),
 )
 LINE_FIELDS: tuple[Field[Handshake], ...] = (
     Field("Handshake", String, lambda h: h.state),

@@ -23,6 +23,7 @@ export class Scores extends Part {
     this.find(".camera-choice").onchange = () => this.load();
     this.find(".reset").onclick = () => this.#try(this.#answer.score_threshold);
     this.find(".copy").onclick = () => this.#copy();
+    this.find(".below").oninput = () => this.#try(this.#tried);
     const handle = this.find(".handle");
     handle.addEventListener("keydown", (event) => this.#key(event));
     handle.addEventListener("pointerdown", (event) => {
@@ -105,11 +106,15 @@ export class Scores extends Part {
   }
 
   #try(value) {
-    const { judged, score_threshold: active } = this.#answer;
+    const { judged, verdicts, scores, longest_mm: longest, score_threshold: active } = this.#answer;
+    const below = this.find(".below").valueAsNumber; // NaN: as the line tolerates
+    const isTolerated = (at, limit) => longest[at] !== null && (Number.isNaN(limit) ? verdicts[at] === "GOOD" : longest[at] < limit);
+    this.find(".tolerate").hidden = longest.every((mm) => mm === null);
     const isActive = Math.abs(value - active) < 0.005;
     // What is written is what is counted: two decimals, and the line's own value in full.
     this.#tried = isActive ? active : Math.round(100 * Math.min(Math.max(value, this.#low), this.#high)) / 100;
-    const rejected = (threshold) => judged.filter((score) => score >= threshold).length;
+    const rejected = (threshold, limit = below) =>
+      scores.filter((score, at) => score !== null && score >= threshold && !isTolerated(at, limit)).length;
     const handle = this.find(".handle");
     handle.style.left = `${100 * this.#share(this.#tried)}%`;
     handle.classList.toggle("at-end", this.#share(this.#tried) > 0.8);
@@ -121,12 +126,13 @@ export class Scores extends Part {
     this.find(".outcome").replaceChildren(
       `Of these ${plural(judged.length, "frame")}, `,
       make("strong", {}, count(rejected(this.#tried))),
-      ` would have been rejected (now: ${count(rejected(active))}).`,
+      ` would have been rejected (now: ${count(rejected(active, NaN))}).`,
     );
     const written = Number(this.#tried.toFixed(4));
-    this.find(".lines").textContent = this.product === null
+    const tolerance = Number.isNaN(below) ? "" : `# in the [[cameras]] table of ${JSON.stringify(this.#camera)}\nignore_below_mm = ${below}\n`;
+    this.find(".lines").textContent = tolerance + (this.product === null
       ? `[thresholds]\nscore = ${written}\n`
-      : `# in the [[products]] table of ${JSON.stringify(this.product)}\nthresholds = { score = ${written} }\n`;
+      : `# in the [[products]] table of ${JSON.stringify(this.product)}\nthresholds = { score = ${written} }\n`);
     this.find(".reset").disabled = isActive;
     this.#draw();
   }

@@ -145,10 +145,10 @@ export class Why extends Viewer {
   }
 
   #showRegion(row, event, index, hw) {
-    const { box_xyxy: [x0, y0, x1, y1], score } = event.regions[index];
+    const { box_xyxy: [x0, y0, x1, y1], score, mm, tolerated } = event.regions[index];
     this.find(".regions").querySelectorAll("button").forEach((each, at) => (each.ariaPressed = String(at === index)));
     const words = `Region ${index + 1} of ${event.regions.length} at full resolution: ` +
-      `${x1 - x0} × ${y1 - y0} px at (${x0}, ${y0}), peak ${logit(score)}`;
+      `${x1 - x0} × ${y1 - y0} px at (${x0}, ${y0}), peak ${logit(score)}${mm ? mmWords(mm) : ""}${tolerated ? ", tolerated" : ""}`;
     this.#showPlace(row, [x0, y0, x1, y1], hw, words);
   }
 
@@ -208,6 +208,9 @@ function reasonOf({ verdict, reason, detail }) {
 function foreignWords({ verdict, foreign_areas: areas }) {
   return verdict === "DEFECT" ? areas.map(({ why }) => `Foreign area: ${why}.`).join(" ") : "";
 }
+
+const mmWords = ({ extent, area, error }) =>
+  `, ${number(extent, 2)} mm long (± ${number(error, 2)}), ${number(area, 2)} mm²`;
 
 function poseWords(pose) {
   if (!pose) return null;
