@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,8 @@ from heatline.edge.target import KeyFiles, endpoint_of, key_options
 from heatline.edge.util.files import open_locked, sync_folder, writing
 from heatline.edge.util.process import interruptions_held_back, sigterm_as_ctrl_c
 from heatline.edge.util.text import format_count
-from heatline.edge.wire.following import LARGEST_WINDOW, Delivered, Start
+from heatline.edge.wire.following import LARGEST_WINDOW, Delivered, Numbered, Start
+from heatline.edge.wire.requests import UNREADABLE
 
 EVENT_PREFIX = b'{"type":"'
 PAUSE_SECONDS = 5.0
@@ -88,7 +89,7 @@ def follow(
         if command is not None:
             sink = partial(_run_until_it_succeeds, command)
         elif jsonl is not None:
-            sink = open_.enter_context(contextlib.closing(JsonLines(jsonl))).take
+            sink = open_.enter_context(appending(jsonl))
         events = open_.enter_context(
             Follower(address, name, topics=topics, start=start, timeout_s=timeout_s, keys=keys)
         )
@@ -116,9 +117,7 @@ def _print(events: Sequence[Delivered]) -> None:
 
 
 def _run_until_it_succeeds(command: str, events: Sequence[Delivered]) -> None:
-    """Run a shell command for each event, with its header on standard input, until it succeeds. After an interruption,
-    the event is not acknowledged, and comes again.
-    """
+    """Run a shell command for each event, with its header on standard input, until it succeeds."""
     for event in events:
         environment = os.environ | {"HEATLINE_KEY": event.key, "HEATLINE_TOPIC": event.topic}
         while True:
@@ -149,70 +148,58 @@ def _run(command: str, text: bytes, environment: Mapping[str, str]) -> int:
         raise
 
 
-class JsonLines:
-    """Appends each event that is not in a file yet to it, as one line of JSON. All of its errors are InputErrors."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
+@contextlib.contextmanager
+def appending(path: Path) -> Iterator[Sink]:
+    """Provide a sink that appends each event to a file, once, as a line of JSON. All of its errors are InputErrors."""
+    with contextlib.ExitStack() as at_end:
         with writing(path):
             try:
-                self._fd = open_locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+                fd = open_locked(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
             except BlockingIOError as error:
                 raise InputError(f"{path} is being written by another follower; name another file") from error
-            try:
-                sync_folder(path.absolute().parent)
-                self._last = self._event_of(self._last_line())
-            except BaseException:
-                os.close(self._fd)
-                raise
+            at_end.callback(os.close, fd)
+            sync_folder(path.absolute().parent)
+            last: Numbered | Delivered | None = _event_of(_last_line(path, fd), path)
 
-    def take(self, events: Sequence[Delivered]) -> None:
-        last = self._last
-        new = [each for each in events if last is None or last.journal_id != each.journal_id or each.seq > last.seq]
-        if not new:
-            return
-        with writing(self._path):
-            left = memoryview(b"".join(map(_line, new)))
-            while left:  # what an interruption leaves of the last event is cut off at the next start
-                left = left[os.write(self._fd, left) :]
-            os.fsync(self._fd)
-        self._last = _Known(new[-1].journal_id, new[-1].seq)
+        def append(events: Sequence[Delivered]) -> None:
+            nonlocal last
+            new = [each for each in events if last is None or last.journal_id != each.journal_id or each.seq > last.seq]
+            if not new:
+                return
+            with writing(path):
+                left = memoryview(b"".join(map(_line, new)))
+                while left:  # what an interruption leaves of the last event is cut off at the next start
+                    left = left[os.write(fd, left) :]
+                os.fsync(fd)
+            last = new[-1]
 
-    def close(self) -> None:
-        """Close the file."""
-        os.close(self._fd)
-
-    def _last_line(self) -> bytes:
-        """Return the file's last complete line. Cut off an incomplete line that a crash has left."""
-        size = os.fstat(self._fd).st_size
-        if not size:
-            return b""
-        with mmap.mmap(self._fd, size, access=mmap.ACCESS_READ) as content:
-            ends = max(0, content.rfind(b"\n"))
-            last = content[content.rfind(b"\n", 0, ends) + 1 : ends]
-            torn = content[content.rfind(b"\n") + 1 :]
-        if torn:
-            # Only a file of events is cut.
-            if self._event_of(last) is None and not torn.startswith(EVENT_PREFIX[: len(torn)]):
-                raise InputError(f"{self._path} does not hold events of a journal; name another file")
-            os.ftruncate(self._fd, size - len(torn))
-            say(f"heatline: {self._path} ended with an incomplete event, which was cut off", err=True)
-        return last
-
-    def _event_of(self, line: bytes) -> "_Known | None":
-        if not line:
-            return None
-        try:
-            return msgspec.json.decode(line, type=_Known)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise InputError(
-                f"the last line of {self._path} is not an event of a journal; name another file"
-            ) from error
+        yield append
 
 
-class _Known(msgspec.Struct):
-    journal_id: str
-    seq: int
+def _last_line(path: Path, fd: int) -> bytes:
+    """Return a file's last complete line. Cut off an incomplete line that a crash has left."""
+    size = os.fstat(fd).st_size
+    if not size:
+        return b""
+    with mmap.mmap(fd, size, access=mmap.ACCESS_READ) as content:
+        ends = max(0, content.rfind(b"\n"))
+        last = content[content.rfind(b"\n", 0, ends) + 1 : ends]
+        torn = content[content.rfind(b"\n") + 1 :]
+    if torn:
+        # Only a file of events is cut.
+        if _event_of(last, path) is None and not torn.startswith(EVENT_PREFIX[: len(torn)]):
+            raise InputError(f"{path} does not hold events of a journal; name another file")
+        os.ftruncate(fd, size - len(torn))
+        say(f"heatline: {path} ended with an incomplete event, which was cut off", err=True)
+    return last
+
+
+def _event_of(line: bytes, path: Path) -> Numbered | None:
+    """Return the event in a file's last line; None if the line is empty."""
+    try:
+        return msgspec.json.decode(line, type=Numbered) if line else None
+    except UNREADABLE as error:
+        raise InputError(f"the last line of {path} is not an event of a journal; name another file") from error
 
 
 def _line(event: Delivered) -> bytes:

@@ -21,6 +21,7 @@ from typing import Literal, Self, get_args
 import zmq
 from zmq.utils import z85
 
+from heatline.edge.delivery.sockets import set_options
 from heatline.edge.errors import AccessError
 from heatline.edge.keys import PUBLIC_SUFFIX, KeyStore, StoredKey, read_private, read_public, write_pair
 from heatline.edge.util.process import NamedThread
@@ -72,6 +73,11 @@ class KeyPair:
     public: bytes
     secret: bytes = field(repr=False)
 
+    @property
+    def options(self) -> dict[int, bytes]:
+        """Options of ZeroMQ for a socket that has this key."""
+        return {zmq.CURVE_PUBLICKEY: self.public, zmq.CURVE_SECRETKEY: self.secret}
+
 
 @dataclass(frozen=True)
 class ClientKeys:
@@ -87,10 +93,7 @@ class ClientKeys:
         return cls(read_key_pair(own), read_public_key(line))
 
     def apply(self, socket: zmq.Socket[bytes]) -> None:
-        """Set up a socket before it connects."""
-        socket.setsockopt(zmq.CURVE_SERVERKEY, self.line)
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, self.own.public)
-        socket.setsockopt(zmq.CURVE_SECRETKEY, self.own.secret)
+        set_options(socket, {zmq.CURVE_SERVERKEY: self.line, **self.own.options})
 
 
 def make_key_pair(path: Path) -> KeyPair:
@@ -117,7 +120,6 @@ def read_key_pair(path: Path) -> KeyPair:
 
 
 def read_public_key(path: Path) -> bytes:
-    """Read a public key's file."""
     return parse_public_key(read_public(path, AccessError, MADE_BY), path)
 
 
@@ -142,7 +144,6 @@ def _entries(data: bytes) -> dict[str, bytes]:
 
 
 def _is_key(text: bytes) -> bool:
-    """Return whether a text is the Z85 of 32 bytes."""
     try:
         return len(z85.decode(text)) == KEY_BYTES
     except (KeyError, ValueError, struct.error):
@@ -291,11 +292,9 @@ class Authenticator:
         if is_local(address):
             return
         assert access.key is not None
-        socket.setsockopt(zmq.CURVE_SERVER, 1)
-        socket.setsockopt(zmq.CURVE_PUBLICKEY, access.key.public)
-        socket.setsockopt(zmq.CURVE_SECRETKEY, access.key.secret)
-        socket.setsockopt(zmq.ZAP_DOMAIN, self._role.encode())
-        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)  # otherwise everybody is authorized while nobody answers
+        set_options(socket, {zmq.CURVE_SERVER: 1, **access.key.options})
+        # Unless the domain is enforced, everybody is authorized while nobody answers.
+        set_options(socket, {zmq.ZAP_DOMAIN: self._role.encode(), zmq.ZAP_ENFORCE_DOMAIN: 1})
         questions: zmq.Socket[bytes] = socket.context.socket(zmq.REP)
         questions.bind(ZAP_ENDPOINT)
         self._thread = NamedThread(f"auth {name}", self._answer_all, questions)

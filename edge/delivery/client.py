@@ -10,10 +10,10 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import ClientKeys
-from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers
+from heatline.edge.delivery.sockets import ms_until, notice_vanished_peers, set_options
 from heatline.edge.errors import AccessError, CommandRefusedError, DeliveryError, MessageError
 from heatline.edge.wire import commands
-from heatline.edge.wire.requests import Refused, shortened, to_bytes
+from heatline.edge.wire.requests import Refused, ReplyT, shortened, to_bytes
 
 RECONNECT_MS, RECONNECT_AT_MOST_MS = 20, 1000
 LONGEST_REPLY_BYTES = 65536
@@ -49,11 +49,8 @@ def client_socket(
 ) -> zmq.Socket[bytes]:
     """Return a socket that is not connected yet. It reconnects by itself, but not to a line that sends larger parts."""
     socket = context.socket(kind)
-    socket.setsockopt(zmq.LINGER, 0)
-    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_AT_MOST_MS)
-    socket.setsockopt(zmq.MAXMSGSIZE, largest_part_bytes)
-    socket.setsockopt(zmq.IPV6, "[" in address)
+    set_options(socket, {zmq.LINGER: 0, zmq.MAXMSGSIZE: largest_part_bytes, zmq.IPV6: "[" in address})
+    set_options(socket, {zmq.RECONNECT_IVL: RECONNECT_MS, zmq.RECONNECT_IVL_MAX: RECONNECT_AT_MOST_MS})
     notice_vanished_peers(socket)
     if keys is not None:
         keys.apply(socket)
@@ -136,8 +133,7 @@ class Commander(Client):
         self.timeout_s = timeout_s
         self._address, self._keys = address, keys
         self._ids = itertools.count(1)
-        self._context = zmq.Context()
-        self._socket = self._connected()
+        self._connect()
 
     def trigger(self, camera: str, part_id: str | None = None) -> commands.Triggered | commands.Announced:
         """Trigger a camera. Return the frame, or that the part id waits for the hardware trigger.
@@ -148,47 +144,41 @@ class Commander(Client):
             DeliveryError: no line is there, or no reply came in time.
             MessageError: the reply is not valid.
         """
-        reply = self._granted(commands.TriggerRequest, camera=camera, part_id=part_id)
-        if not isinstance(reply, commands.Triggered | commands.Announced):
-            raise MessageError(f"this is not a reply to a trigger: {reply}")
-        return reply
+        replies: tuple[type[commands.Triggered | commands.Announced], ...] = commands.Triggered, commands.Announced
+        return self._carried_out(replies, commands.TriggerRequest, camera=camera, part_id=part_id)
 
     def select(self, product: str) -> commands.Selected:
         """Activate a product; return when it is active. Errors are those of `trigger`."""
-        reply = self._granted(commands.SelectRequest, product=product)
-        if not isinstance(reply, commands.Selected):
-            raise MessageError(f"this is not a reply to a selection: {reply}")
-        return reply
+        return self._carried_out((commands.Selected,), commands.SelectRequest, product=product)
 
-    def _connected(self) -> zmq.Socket[bytes]:
-        socket = client_socket(self._context, zmq.DEALER, self._address, self._keys, LONGEST_REPLY_BYTES)
-        socket.setsockopt(zmq.IMMEDIATE, 1)  # a command that cannot be sent now is not sent later
-        connect(socket, self._address, "tcp://127.0.0.1:5557")
-        return socket
+    def _connect(self) -> None:
+        self._context = zmq.Context()
+        self._socket = client_socket(self._context, zmq.DEALER, self._address, self._keys, LONGEST_REPLY_BYTES)
+        self._socket.setsockopt(zmq.IMMEDIATE, 1)  # a command that cannot be sent now is not sent later
+        connect(self._socket, self._address, "tcp://127.0.0.1:5557")
 
-    def _connect_anew(self) -> None:
-        self._socket.close()
-        self._socket = self._connected()
-
-    def _granted(self, kind: type[commands.Request], **fields: str | None) -> commands.Reply:
+    def _carried_out(
+        self, replies: tuple[type[ReplyT], ...], kind: type[commands.Request], **fields: str | None
+    ) -> ReplyT:
+        """Send a command, and return its reply, which must be of one of these types."""
         try:  # an invalid command is not sent: the line would refuse it, or disconnect the client if it is too long
             request = msgspec.convert({"request_id": str(next(self._ids)), **fields}, kind)
         except msgspec.ValidationError as error:
             raise CommandRefusedError("malformed", shortened(str(error))) from error
-        reply = self._ask(request)
-        if isinstance(reply, Refused):
-            raise CommandRefusedError(reply.reason, reply.detail)
-        return reply
-
-    def _ask(self, request: commands.Request) -> commands.Reply:
         until_s = time.monotonic() + self.timeout_s
         self._send(to_bytes(request), until_s)
         while self._socket.poll(ms_until(until_s)):
             reply = commands.reply_from(self._socket.recv_multipart()[-1])
-            if reply.request_id == request.request_id:
-                return reply
+            if reply.request_id != request.request_id:
+                continue
+            if isinstance(reply, Refused):
+                raise CommandRefusedError(reply.reason, reply.detail)
+            if not isinstance(reply, replies):
+                raise MessageError(f"this is not a reply to a {request}: {reply}")
+            return reply
         # On a new connection, the command is not sent later, and a late reply is not taken for the next command's.
-        self._connect_anew()
+        self.close()
+        self._connect()
         raise DeliveryError(
             f"{self._address} did not reply within {self.timeout_s:g} s, and may have executed the command; "
             "look at the line's events and its log"
@@ -200,7 +190,8 @@ class Commander(Client):
                 self._socket.send(data, zmq.NOBLOCK)
                 return
         refused = describe_refusal(self._address, self._keys, zmq.DEALER)
-        self._connect_anew()  # ZeroMQ may have stopped reconnecting
+        self.close()  # ZeroMQ may have stopped reconnecting
+        self._connect()
         if refused is not None:
             raise AccessError(f"{refused}; the command was not sent")
         raise DeliveryError(

@@ -5,15 +5,15 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import Access
-from heatline.edge.delivery.journal import Contents, JournalReader, Page, journal_error
+from heatline.edge.delivery.journal import FILE_NAME as JOURNAL
+from heatline.edge.delivery.journal import Contents, JournalReader, Page, journal_errors
 from heatline.edge.delivery.servers import REQUESTS_AT_ONCE, Route, RouterServer
 from heatline.edge.errors import JournalError
 from heatline.edge.util.files import make_folder, replacing, sync_folder
@@ -53,18 +53,46 @@ class Position(NamedTuple):
         return self.acked_seq if self.journal_id == journal_id else 0
 
 
-class Consumers:
+class _FileOfJournal:
+    """A file in the journal's folder. Its fault is logged when it begins and when it is over."""
+
+    waiting: ClassVar[str]
+    """What waits for the file during a fault, as a clause."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.fault: str | None = None
+        """Why the file cannot be used now, as a sentence; None while it can."""
+        self._failed_s = float("-inf")
+
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[None]:
+        """Raise a fault of the disk as a JournalError."""
+        try:
+            with journal_errors(self._path):
+                yield
+        except JournalError as error:
+            if self.fault is None:
+                logger.error("%s; %s", error, self.waiting)
+            self.fault, self._failed_s = str(error), time.monotonic()
+            raise
+        if self.fault is not None:
+            logger.info("%s can be used again", self._path)
+        self.fault = None
+
+
+class Consumers(_FileOfJournal):
     """The durable consumers of a line, and their positions: a file beside the journal.
 
-    A fault of the disk ends nothing: acknowledgements stay in memory, the fault is logged, and `write` tries again. One
-    thread changes consumers; any thread may read them. Until the file is read, there are no consumers, none can be
-    added, and no event counts as acknowledged: it could be deleted although a consumer did not get it.
+    A fault of the disk ends nothing: acknowledgements stay in memory, and `write` tries again. One thread changes
+    consumers; any thread may read them. Until the file is read, there are no consumers, none can be added, and no event
+    counts as acknowledged: it could be deleted although a consumer did not get it.
     """
 
+    waiting = "the positions of durable consumers wait for it"
+
     def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE_NAME
-        self.fault: str | None = None
-        """Why acknowledgements cannot be stored now, as a sentence; None while they can."""
+        super().__init__(folder / FILE_NAME)
         self.positions: Mapping[str, Position] = {}
         """The position of each consumer by name. A snapshot, which is never changed."""
         self._written: Mapping[str, Position] | None = None
@@ -80,9 +108,7 @@ class Consumers:
         """Return the last event of a journal that each consumer acknowledged, as it is on the disk. After a crash, a
         consumer continues after it: later events must not be deleted.
         """
-        written = self._written
-        if written is None:
-            return {NOT_KNOWN: 0}
+        written = {NOT_KNOWN: Position("", 0, 0)} if self._written is None else self._written
         return {name: each.in_journal(journal_id) for name, each in written.items()}
 
     def register(self, name: str, journal_id: str, acked_seq: int) -> None:
@@ -95,14 +121,13 @@ class Consumers:
 
     def acknowledge(self, name: str, journal_id: str, seq: int) -> None:
         """Record that a consumer acknowledged all events up to one. The next `write` stores it."""
-        if name in self.positions:
-            self.positions = {**self.positions, name: Position(journal_id, seq, time.time_ns())}
+        self.positions = {**self.positions, name: Position(journal_id, seq, time.time_ns())}
 
     def write(self) -> None:
         """Store the acknowledgements on the disk, or read the file first. If that fails, a later call tries again."""
         with contextlib.suppress(JournalError):
             if self._written is None:
-                with self._disk():
+                with self._used():
                     self.positions = self._written = self._read()
             elif self.positions != self._written:
                 self._store(self.positions)
@@ -120,124 +145,71 @@ class Consumers:
     def _store(self, positions: Mapping[str, Position]) -> None:
         if self._written is None:
             raise JournalError(self.fault or f"{self._path} was not read yet")
-        with self._disk():
+        with self._used():
             make_folder(self._path.parent)
             with replacing(self._path, unique=True) as new:
                 new.write_bytes(msgspec.json.encode(positions))
             sync_folder(self._path.parent)
         self.positions = self._written = positions
 
-    @contextlib.contextmanager
-    def _disk(self) -> Iterator[None]:
-        """Log a fault of the disk, and raise it as a JournalError."""
-        try:
-            yield
-        except OSError as error:
-            fault = journal_error(error, self._path)
-            if self.fault is None:
-                logger.error("%s; the positions of durable consumers wait for it", fault)
-            self.fault = str(fault)
-            raise fault from error
-        if self.fault is not None:
-            logger.info("%s can be used again", self._path)
-        self.fault = None
 
+class JournalTail(_FileOfJournal):
+    """The end of a folder's journal, read by one thread; opened again when it was replaced or could not be read."""
 
-class JournalTail:
-    """The end of the journal of a folder, read by one thread: opened again when the file is replaced, and tried again
-    when it cannot be read.
-    """
+    waiting = "durable consumers wait until it can be read"
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        super().__init__(folder / JOURNAL)
         self._reader: JournalReader | None = None
-        self._try_again_s = float("-inf")
-        self.held: Contents | None = None
-        """What the journal that was read last held; None: none was read yet."""
-        self.fault: str | None = None
-        """Why the journal cannot be read now, as a sentence; None while it can."""
+        self.held = Contents()
+        """What the journal held that was read last."""
 
-    @property
-    def last_seq(self) -> int:
-        """The newest event, as far as is known."""
-        return 0 if self.held is None else self.held.last_seq
-
-    def refresh(self) -> bool:
-        """Read what the journal holds; return whether it is another one now."""
-        if self._reader is not None and not self._reader.is_in_place:
+    def refresh(self) -> None:
+        if self._reader is not None and (self.fault is not None or not self._reader.is_in_place):
             self.close()
-        if time.monotonic() < self._try_again_s:
-            return False
-        with contextlib.suppress(JournalError), self._faults_noted():
-            reader = self._reader = self._reader or JournalReader.open(self._folder)
-            before, self.held = self.held, reader.contents()
-            if self.fault is not None:
-                logger.info("%s can be read again", reader.path)
-            self.fault = None
-            return before is None or before.journal_id != self.held.journal_id
-        return False
+        if self.fault is not None and time.monotonic() < self._failed_s + SECONDS_BETWEEN_TRIES:
+            return
+        with contextlib.suppress(JournalError), self._used():
+            self._reader = self._reader or JournalReader.open_file(self._path)
+            self.held = self._reader.contents()
 
     def read(self, after_seq: int, **wanted: Any) -> Page:
         """Read events as `JournalReader.read` does."""
-        if self._reader is None:
+        if self._reader is None or self.fault is not None:
             raise JournalError(self.fault or "the journal is being opened")
-        with self._faults_noted():
+        with self._used():
             return self._reader.read(after_seq, **wanted)
 
     def close(self) -> None:
-        """Close the file."""
         if self._reader is not None:
             self._reader.close()
             self._reader = None
 
-    @contextlib.contextmanager
-    def _faults_noted(self) -> Iterator[None]:
-        """After a fault, close the file."""
-        try:
-            yield
-        except JournalError as error:
-            self.close()
-            self._try_again_s = time.monotonic() + SECONDS_BETWEEN_TRIES
-            if self.fault is None:
-                logger.error("%s; durable consumers wait until it can be read", error)
-            self.fault = str(error)
-            raise
 
-
-@dataclass
 class Subscription:
-    """Subscription of a connected consumer, on one connection and to one journal: what was sent, what its window
-    allows, and what is sent next.
-    """
+    """What a consumer was sent of one journal on one connection, what its window allows, and what is sent next."""
 
-    route: Route
-    request: wire.FollowRequest
-    journal_id: str = ""
-    sent_through: int = 0
-    """The consumer knows that it has all events up to this one; the next batch starts after it."""
-    scanned_through: int = 0
-    """All events up to this one were scanned, and those of the consumer's topics were sent."""
-    last_event: int = 0
-    """The last event, or notice of a loss, that was sent."""
-    acked_seq: int = 0
-    """The last event up to which the consumer wants none again."""
-    taken_seq: int = 0
-    """The last event that it has acknowledged at all."""
-    unacknowledged: deque[tuple[int, int]] = field(default_factory=deque)
-    """Events in flight: number and bytes of each."""
-    sent_s: float = 0.0
-
-    def begin(self, journal_id: str, acked_seq: int) -> None:
-        """Start again after an event."""
-        self.journal_id, self.sent_through, self.scanned_through = journal_id, acked_seq, acked_seq
-        self.last_event = self.acked_seq = self.taken_seq = acked_seq
-        self.unacknowledged.clear()
+    def __init__(self, route: Route, request: wire.FollowRequest, journal_id: str, acked_seq: int) -> None:
+        self.route, self.request, self.journal_id = route, request, journal_id
+        self.sent_through = acked_seq
+        """The consumer knows that it has all events up to this one; the next batch starts after it."""
+        self.scanned_through = acked_seq
+        """All events up to this one were scanned, and those of the consumer's topics were sent."""
+        self.last_event = acked_seq
+        """The last event, or notice of a loss, that was sent."""
+        self.acked_seq = acked_seq
+        """The last event up to which the consumer wants none again."""
+        self.taken_seq = acked_seq
+        """The last event that it has acknowledged at all."""
+        self.unacknowledged: deque[tuple[int, int]] = deque()
+        """Events in flight: number and bytes of each."""
+        self.sent_s = time.monotonic()
 
     def next_page(self, journal: JournalTail) -> Page | None:
         """Return the next page of the journal, as far as the window allows; None if there is no event or no room."""
         room = self.request.window - len(self.unacknowledged)
         bytes_left = BYTES_UNACKNOWLEDGED - sum(size for _, size in self.unacknowledged)
-        if self.scanned_through >= journal.last_seq or room <= 0 or bytes_left <= 0:
+        if self.scanned_through >= journal.held.last_seq or room <= 0 or bytes_left <= 0:
             return None
         return journal.read(
             self.scanned_through,
@@ -248,7 +220,6 @@ class Subscription:
         )
 
     def sent(self, page: Page) -> None:
-        """Record that a page was sent."""
         if page.lost_through is not None:
             self.await_acknowledgement(page.lost_through)
         for record in page.records:
@@ -261,7 +232,6 @@ class Subscription:
         self.unacknowledged.append((seq, size))
 
     def acknowledge(self, seq: int) -> None:
-        """Record that the consumer acknowledged all events up to one."""
         self.taken_seq = max(seq, self.taken_seq)
         while self.unacknowledged and self.unacknowledged[0][0] <= seq:
             self.unacknowledged.popleft()
@@ -278,6 +248,8 @@ class FollowServer(RouterServer[wire.Request]):
     protocol = wire.PROTOCOL
     send_high_water_mark = 8
     """Dropped messages are sent again."""
+    options: ClassVar[Mapping[int, int]] = {zmq.ROUTER_MANDATORY: 1}
+    """Sending reports a client that has gone or takes nothing."""
 
     def __init__(
         self,
@@ -296,8 +268,7 @@ class FollowServer(RouterServer[wire.Request]):
 
     def states(self) -> dict[str, Consumer]:
         """Return the state of each consumer, by name: how far it is, also if it keeps its position. Any thread."""
-        held, subscriptions = self._journal.held, dict(self._subscriptions)
-        journal_id = "" if held is None else held.journal_id
+        journal_id, subscriptions = self._journal.held.journal_id, dict(self._subscriptions)
         taken = {name: each.taken_seq for name, each in subscriptions.items() if each.journal_id == journal_id}
         return {
             name: Consumer(
@@ -307,10 +278,6 @@ class FollowServer(RouterServer[wire.Request]):
             )
             for name, each in self._consumers.positions.items()
         }
-
-    def _set_up(self, socket: zmq.Socket[bytes]) -> None:
-        super()._set_up(socket)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)  # sending reports a client that has gone or takes nothing
 
     def _serve(self) -> None:
         more = False
@@ -328,9 +295,10 @@ class FollowServer(RouterServer[wire.Request]):
         try:
             # Before the journal is read: a new consumer begins in the journal as it is after its request.
             requests = list(self._requests(REQUESTS_AT_ONCE))
-            if self._journal.refresh():
-                for subscription in list(self._subscriptions.values()):
-                    self._begin(subscription)
+            self._journal.refresh()
+            for subscription in list(self._subscriptions.values()):
+                if subscription.journal_id != self._journal.held.journal_id:
+                    self._begin(subscription.route, subscription.request)
             for route, request in requests:
                 match request:
                     case Refused():
@@ -342,10 +310,9 @@ class FollowServer(RouterServer[wire.Request]):
                     case wire.ForgetRequest():
                         self._forget(route, request)
             more = [self._push(subscription) for subscription in list(self._subscriptions.values())]
-            now_s = time.monotonic()
-            if now_s - self._wrote_s >= SECONDS_BETWEEN_WRITES:
+            if time.monotonic() - self._wrote_s >= SECONDS_BETWEEN_WRITES:
                 self._consumers.write()
-                self._wrote_s = now_s
+                self._wrote_s = time.monotonic()
             return any(more)
         except Exception as error:  # a bug must not end the service for all consumers
             self._faults.error("%s: durable consumers could not be served", self.address, exc_info=error)
@@ -356,7 +323,7 @@ class FollowServer(RouterServer[wire.Request]):
     def _follow(self, route: Route, request: wire.FollowRequest) -> None:
         name, held = request.name, self._journal.held
         try:
-            if held is None:
+            if not held.journal_id:
                 raise JournalError(self._journal.fault or "the journal was not read yet")
             if name not in self._consumers.positions:
                 is_next = request.start == "next" and not self._consumers.has_lost_names
@@ -369,17 +336,15 @@ class FollowServer(RouterServer[wire.Request]):
         if before is not None and before.request.client != request.client:
             self._refuse(before.route, "superseded", f"a newer client follows as {name}; only one can")
         self._end(route)  # a socket follows under one name only
-        self._subscriptions[name] = subscription = Subscription(route, request)
         self._consumers.acknowledge(name, *self._consumers.positions[name][:2])  # it was seen
-        self._begin(subscription)
+        self._begin(route, request)
 
-    def _begin(self, subscription: Subscription) -> None:
+    def _begin(self, route: Route, request: wire.FollowRequest) -> None:
         """Begin to send to a consumer, after the last event that it acknowledged."""
-        name, held = subscription.request.name, self._journal.held
-        assert held is not None
+        name, held = request.name, self._journal.held
         position = self._consumers.positions[name]
         acked_seq = position.in_journal(held.journal_id)
-        subscription.begin(held.journal_id, acked_seq)
+        self._subscriptions[name] = subscription = Subscription(route, request, held.journal_id, acked_seq)
         former = None
         if position.journal_id != held.journal_id:
             former = wire.Former(journal_id=position.journal_id, acked_seq=position.acked_seq)
@@ -394,10 +359,8 @@ class FollowServer(RouterServer[wire.Request]):
             heartbeat_s=self._heartbeat_s,
             former=former,
         )
-        if self._send(subscription.route, [to_bytes(following)]):
-            subscription.sent_s = time.monotonic()
-        else:
-            self._end(subscription.route)
+        if not self._send(route, [to_bytes(following)]):
+            self._end(route)
 
     def _acknowledge(self, route: Route, request: wire.AckRequest) -> None:
         subscription = self._subscription_of(route)
@@ -450,7 +413,7 @@ class FollowServer(RouterServer[wire.Request]):
                 self._record_position(subscription)
         if time.monotonic() - subscription.sent_s >= self._heartbeat_s:
             self._send_page(subscription, None)
-        return page is not None and subscription.scanned_through < self._journal.last_seq
+        return page is not None and subscription.scanned_through < self._journal.held.last_seq
 
     def _send_page(self, subscription: Subscription, page: Page | None) -> bool:
         """Send a page, or a heartbeat; return whether the client took it."""
@@ -459,16 +422,15 @@ class FollowServer(RouterServer[wire.Request]):
             journal_id=subscription.journal_id,
             after_seq=subscription.sent_through,
             through_seq=sent.through_seq,
-            last_seq=max(self._journal.last_seq, sent.through_seq),
+            last_seq=max(self._journal.held.last_seq, sent.through_seq),
             events=len(sent.records),
             lost_through=sent.lost_through,
         )
         parts = wire.batch_parts(batch, [(record.header, record.heatmap) for record in sent.records])
         took = self._send(subscription.route, parts)
+        subscription.sent_s = time.monotonic()
         if took:
             subscription.sent(sent)
-        if took or page is None:
-            subscription.sent_s = time.monotonic()
         return took
 
     def _record_position(self, subscription: Subscription) -> None:
@@ -485,9 +447,8 @@ class FollowServer(RouterServer[wire.Request]):
         return next((each for each in self._subscriptions.values() if each.route[0] == route[0]), None)
 
     def _end(self, route: Route) -> None:
-        subscription = self._subscription_of(route)
-        if subscription is not None:
-            del self._subscriptions[subscription.request.name]
+        client, subscriptions = route[0], self._subscriptions.items()
+        self._subscriptions = {name: each for name, each in subscriptions if each.route[0] != client}
 
     def _send(self, route: Route, parts: Sequence[bytes]) -> bool:
         """Send parts; return whether the client took them. The subscription of a client that has gone ends."""

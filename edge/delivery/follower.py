@@ -149,8 +149,7 @@ class Follower(Client):
             DeliveryError: the line refuses for another reason that is final.
             MessageError: the message is not valid.
         """
-        batch = self.receive_batch(1)
-        return batch[0] if batch else None
+        return next(iter(self.receive_batch(1)), None)
 
     def receive_batch(self, at_most: int = wire.LARGEST_WINDOW) -> list[wire.Delivered]:
         """Return the next events, or none if none came in time; otherwise like `receive`."""
@@ -250,14 +249,18 @@ class Follower(Client):
         if self._ended is not None:
             raise self._ended
         while True:
-            if self._socket is None:
-                self._follow()
-            assert self._socket is not None
+            socket = self._socket or self._follow()
             silent_s = self._received_s + HEARTBEATS_MISSED * self._heartbeat_s
-            if self._socket.poll(ms_until(min(silent_s, until_s))):
-                self._received_s = time.monotonic()
+            if socket.poll(ms_until(min(silent_s, until_s))):
+                self._received_s, parts = time.monotonic(), socket.recv_multipart()
                 try:
-                    self._take(self._socket.recv_multipart())
+                    match wire.reply_from(parts[0]):
+                        case wire.Following() as following:
+                            self._begin(following)
+                        case wire.Batch() as batch:
+                            self._add(batch, parts)
+                        case Refused() as refused:
+                            self._refused(refused)
                 except MessageError:
                     self._drop()
                     raise
@@ -275,15 +278,6 @@ class Follower(Client):
                         raise
             if now_s >= until_s:
                 return False
-
-    def _take(self, parts: list[bytes]) -> None:
-        match wire.reply_from(parts[0]):
-            case wire.Following() as following:
-                self._begin(following)
-            case wire.Batch() as batch:
-                self._add(batch, parts)
-            case Refused() as refused:
-                self._refused(refused)
 
     def _begin(self, following: wire.Following) -> None:
         """Start after the event that the line names."""
@@ -339,11 +333,12 @@ class Follower(Client):
 
     # The socket.
 
-    def _follow(self) -> None:
-        self._socket = _connected(self._context, self._address, self._keys)
+    def _follow(self) -> zmq.Socket[bytes]:
+        self._socket = socket = _connected(self._context, self._address, self._keys)
         with contextlib.suppress(zmq.Again):  # the line has disconnected already: the silence leads to another attempt
-            self._socket.send(to_bytes(self._request), zmq.NOBLOCK)
+            socket.send(to_bytes(self._request), zmq.NOBLOCK)
         self._received_s, self._heartbeat_s = time.monotonic(), HEARTBEAT_SECONDS
+        return socket
 
     def _drop(self) -> None:
         """Drop the connection. What is in flight comes again."""

@@ -24,7 +24,6 @@ SCHEMA_VERSION = 2
 """Counts up when an older heatline could not read or write the journal."""
 EVENTS_AT_ONCE, BYTES_AT_ONCE = 1000, 4 << 20
 """Most events and bytes deleted in one transaction, so that no commit waits long for it."""
-PAGE_BYTES = 4096
 BUSY_SECONDS = 0.2
 """How long to wait for another process that has locked the file."""
 READER_BUSY_SECONDS = 5.0
@@ -63,22 +62,22 @@ SELECT max(seq) FROM (
 )
 WHERE freed < ?
 """
+_SIZE = """
+SELECT (page_count - freelist_count) * page_size FROM pragma_page_count, pragma_freelist_count, pragma_page_size
+"""
 _ALL = "true"
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
-_DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-_LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED_SENTENCES = "Could not decode", "no such table", "no such column", "malformed database schema"
 """Python's own error for invalid text, and SQLite's: the statements themselves are right."""
 
 
-def journal_error(error: sqlite3.Error | OSError, path: Path) -> JournalError:
+def _journal_error(error: sqlite3.Error | OSError, path: Path) -> JournalError:
     """Return an error of SQLite or of the disk as an error of the journal at this path."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code in _DAMAGED or str(error).startswith(_DAMAGED_SENTENCES):
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or str(error).startswith(_DAMAGED_SENTENCES):
         return JournalError(f"{path} is not a journal, or it is damaged ({error})", "damaged")
-    if code in _LOCKED:
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
         return JournalError(f"{path} is locked by another process ({error}); end the program that writes to it")
-    full = getattr(error, "errno", None) in _NO_ROOM or code == sqlite3.SQLITE_FULL
+    full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or code == sqlite3.SQLITE_FULL
     if not full and code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):  # SQLite does not say why
         with contextlib.suppress(OSError):
             full = os.statvfs(path.parent).f_bavail == 0
@@ -86,6 +85,15 @@ def journal_error(error: sqlite3.Error | OSError, path: Path) -> JournalError:
         return JournalError(f"{path} cannot be written, there is no room; make room on its disk", "full")
     reason = getattr(error, "strerror", None) or error
     return JournalError(f"{path} cannot be used ({reason}); check journal.folder, its disk, and the rights to both")
+
+
+@contextlib.contextmanager
+def journal_errors(path: Path) -> Iterator[None]:
+    """Raise an error of SQLite or of the disk as one of the journal at this path."""
+    try:
+        yield
+    except (sqlite3.Error, OSError) as error:
+        raise _journal_error(error, path) from error
 
 
 def database_files(path: Path) -> list[Path]:
@@ -111,7 +119,7 @@ def hold(folder: Path, flags: int) -> int:
         ) from error
 
 
-def require_own(path: Path, owner: str, line: str) -> None:
+def _require_own(path: Path, owner: str, line: str) -> None:
     """Raise a JournalError if a journal bears another line's name."""
     if owner != line:
         raise JournalError(
@@ -122,7 +130,7 @@ def require_own(path: Path, owner: str, line: str) -> None:
 def move_aside(path: Path) -> Path:
     """Rename a damaged journal with its -wal and -shm files, in place of one moved aside before; return its path."""
     aside = path.with_name(f"{path.name}.damaged")
-    try:
+    with journal_errors(path):
         for file in database_files(aside):
             file.unlink(missing_ok=True)
         # The database first: without its -wal file it would look complete, and lack its newest events.
@@ -130,8 +138,6 @@ def move_aside(path: Path) -> Path:
             with contextlib.suppress(FileNotFoundError):
                 old.rename(new)
         sync_folder(path.parent)
-    except OSError as error:
-        raise journal_error(error, path) from error
     return aside
 
 
@@ -151,53 +157,42 @@ class Record(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a journal is and holds, as of one instant."""
+    """What a journal is and holds, as of one instant; without values, that of which nothing is known."""
 
-    journal_id: str
-    line: str
-    created_at_ns: int
+    journal_id: str = ""
+    line: str = ""
+    created_at_ns: int = 0
     """UTC, ns since 1970."""
-    first_seq: int
+    first_seq: int = 0
     """The oldest event; 0 if there is none."""
-    last_seq: int
+    last_seq: int = 0
     """The last number that was counted."""
-    topics: dict[str, int]
+    topics: Mapping[str, int] = {}
     """Of each topic the last `seq`, also after events were deleted."""
-    progress: dict[str, Watermark]
+    progress: Mapping[str, Watermark] = {}
     """Of each camera the last frame that was reported, also after events were deleted."""
-    size_bytes: int
+    size_bytes: int = 0
     """Of the pages in use. Pages of deleted events are used again, and not returned to the disk."""
 
 
 def read_contents(connection: sqlite3.Connection, path: Path) -> Contents:
     """Return what a journal holds, within a transaction."""
-    version = connection.execute("SELECT schema_version FROM journal").fetchone()
-    if version is not None and version != (SCHEMA_VERSION,):
+    head = connection.execute("SELECT schema_version, * FROM journal").fetchone()  # other versions have other columns
+    if head is None:
+        raise JournalError(f"{path} is damaged (its identity is missing)", "damaged")
+    if head[0] != SCHEMA_VERSION:
         raise JournalError(
-            f"{path} is a journal of version {version[0]}, this heatline knows version {SCHEMA_VERSION}; use the "
+            f"{path} is a journal of version {head[0]}, this heatline knows version {SCHEMA_VERSION}; use the "
             "heatline that wrote it, or move the file away",
             "foreign",
         )
-    head = connection.execute("SELECT journal_id, line, created_at_ns FROM journal").fetchone()
-    if head is None:
-        raise JournalError(f"{path} is damaged (its identity is missing)", "damaged")
-    journal_id, line, created_at_ns = head
     (first_seq,) = connection.execute("SELECT ifnull(min(seq), 0) FROM events").fetchone()
     topics = dict(connection.execute("SELECT topic, last_seq FROM topics"))
     reported = connection.execute("SELECT camera, boot_id, frame_number FROM progress")
     progress = {camera: Watermark(boot_id, frame_number) for camera, boot_id, frame_number in reported}
-    (pages,) = connection.execute("PRAGMA page_count").fetchone()
-    (free,) = connection.execute("PRAGMA freelist_count").fetchone()
-    return Contents(
-        journal_id,
-        line,
-        created_at_ns,
-        first_seq,
-        max(topics.values(), default=0),
-        topics,
-        progress,
-        (pages - free) * PAGE_BYTES,
-    )
+    (size,) = connection.execute(_SIZE).fetchone()
+    *_, journal_id, line, begun_ns = head
+    return Contents(journal_id, line, begun_ns, first_seq, max(topics.values(), default=0), topics, progress, size)
 
 
 def _make(path: Path, line: str) -> None:
@@ -216,37 +211,26 @@ def _make(path: Path, line: str) -> None:
 
 
 class Journal:
-    """The journal, for writing by one thread. Create it with `open`."""
+    """The journal of a folder, for writing by its line, in one thread. Both are created if they do not exist. Raises a
+    DeliveryError if another running line uses it, a JournalError if it cannot be used.
+    """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, lock: int) -> None:
-        self.path = path
-        self._connection, self._lock = connection, lock
-        pragmas = "journal_mode = WAL", "synchronous = FULL", "cell_size_check = ON"
-        for pragma in (*pragmas, f"journal_size_limit = {WAL_KEPT_BYTES}"):
-            connection.execute(f"PRAGMA {pragma}")
-        self.reload()
-
-    @classmethod
-    def open(cls, folder: Path, line: str) -> Self:
-        """Open the journal of a folder for its line. Create both if they do not exist. Raise a DeliveryError if another
-        running line uses it, a JournalError if it cannot be used.
-        """
-        path = folder / FILE_NAME
-        with contextlib.ExitStack() as if_it_fails:
-            try:
-                make_folder(folder)
-                lock = hold(folder, os.O_RDONLY | os.O_CREAT)
-                if_it_fails.callback(os.close, lock)
-                if not path.exists():
-                    _make(path, line)
-                connection = connect(path, "mode=rw", BUSY_SECONDS)
-                if_it_fails.callback(connection.close)
-                journal = cls(path, connection, lock)
-                require_own(path, journal.contents.line, line)
-            except (sqlite3.Error, OSError) as error:
-                raise journal_error(error, path) from error
+    def __init__(self, folder: Path, line: str) -> None:
+        self.path = folder / FILE_NAME
+        with contextlib.ExitStack() as if_it_fails, journal_errors(self.path):
+            make_folder(folder)
+            self._lock = hold(folder, os.O_RDONLY | os.O_CREAT)
+            if_it_fails.callback(os.close, self._lock)
+            if not self.path.exists():
+                _make(self.path, line)
+            self._connection = connect(self.path, "mode=rw", BUSY_SECONDS)
+            if_it_fails.callback(self._connection.close)
+            limit = f"journal_size_limit = {WAL_KEPT_BYTES}"
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "cell_size_check = ON", limit):
+                self._connection.execute(f"PRAGMA {pragma}")
+            self.reload()
+            _require_own(self.path, self.contents.line, line)
             if_it_fails.pop_all()
-        return journal
 
     # Each of the following raises JournalError if the file contradicts itself, or cannot be read or written.
 
@@ -272,9 +256,9 @@ class Journal:
         durable consumer acknowledged, through `acked_seq`; of others if there are none.
         """
         last = acked_seq if self.contents.first_seq <= acked_seq else self.contents.last_seq
-        with self._errors():
-            (through,) = self._connection.execute(_DUE, (last, EVENTS_AT_ONCE, min(too_much, BYTES_AT_ONCE))).fetchone()
-        return int(through)
+        due = last, EVENTS_AT_ONCE, min(too_much, BYTES_AT_ONCE)
+        with journal_errors(self.path):
+            return int(self._connection.execute(_DUE, due).fetchone()[0])
 
     def discard(self, through_seq: int) -> None:
         """Delete the oldest events, through this one, in one transaction. Delete many events in several calls."""
@@ -283,11 +267,10 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Write the -wal file's pages into the database, so that the -wal file is used again from its start."""
-        with self._errors():
+        with journal_errors(self.path):
             self._connection.execute("PRAGMA wal_checkpoint(RESTART)").fetchone()
 
     def close(self) -> None:
-        """Close the file."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
         os.close(self._lock)
@@ -295,7 +278,7 @@ class Journal:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
         """Run the body in one transaction, all of its changes or none, and read the contents that it leaves."""
-        with self._errors():
+        with journal_errors(self.path):
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 yield
@@ -313,13 +296,6 @@ class Journal:
                 raise
             self.contents = contents
 
-    @contextlib.contextmanager
-    def _errors(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise journal_error(error, self.path) from error
-
 
 class Page(NamedTuple):
     """Events that were read at once."""
@@ -334,13 +310,21 @@ class Page(NamedTuple):
 class JournalReader:
     """The journal, for reading by one thread. Create it with `open`."""
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, alone: bool) -> None:
+    def __init__(self, path: Path, how: str, *, alone: bool = False) -> None:
         self.path = path
-        self._connection = connection
         self._alone = alone
         """Nobody writes: there are no -wal and -shm files, and none can be created."""
-        self._inode = path.stat().st_ino
-        self.journal_id = self.contents().journal_id
+        with journal_errors(path), contextlib.ExitStack() as if_it_fails:
+            try:
+                self._inode = path.stat().st_ino
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise JournalError(
+                    f"there is no journal {path}; expected that of a line that has run", "missing"
+                ) from error
+            self._connection = connect(path, how, READER_BUSY_SECONDS)
+            if_it_fails.callback(self._connection.close)
+            self.journal_id = self.contents().journal_id
+            if_it_fails.pop_all()
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -351,29 +335,12 @@ class JournalReader:
     def open_file(cls, path: Path) -> Self:
         """Open a journal by its path, such as one that was moved aside; otherwise like `open`."""
         try:
-            return cls._open(path, "mode=ro", alone=False)
+            return cls(path, "mode=ro")
         except JournalError as error:
             # SQLite could not create the -wal and -shm files. If there are none, nobody writes.
             if error.kind not in ("full", "failed") or _is_written(path):
                 raise
-            return cls._open(path, "mode=ro&immutable=1", alone=True)
-
-    @classmethod
-    def _open(cls, path: Path, how: str, *, alone: bool) -> Self:
-        with contextlib.ExitStack() as if_it_fails:
-            try:
-                path.stat()
-                connection = connect(path, how, READER_BUSY_SECONDS)
-                if_it_fails.callback(connection.close)
-                reader = cls(path, connection, alone)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise JournalError(
-                    f"there is no journal {path}; expected that of a line that has run", "missing"
-                ) from error
-            except (sqlite3.Error, OSError) as error:
-                raise journal_error(error, path) from error
-            if_it_fails.pop_all()
-        return reader
+            return cls(path, "mode=ro&immutable=1", alone=True)
 
     # Each of the following raises JournalError if the journal cannot be read.
 
@@ -415,8 +382,7 @@ class JournalReader:
             end = min(end, begin + SCANNED_AT_MOST)
             rows = self._rows(f"seq > ? AND seq <= ? AND {wanted} ORDER BY seq LIMIT ?", heatmaps)
             records: list[Record] = []
-            left = at_most_bytes
-            cut_off = False
+            left, cut_off = at_most_bytes, False
             with contextlib.closing(self._connection.execute(rows, (begin, end, *values, at_most))) as found:
                 for record in map(Record._make, found):
                     left -= len(record.header) + len(record.heatmap or b"")
@@ -434,11 +400,9 @@ class JournalReader:
         wanted, prefixes = _condition(topics)
         rows = self._rows(f"{wanted} ORDER BY seq DESC LIMIT ?", heatmaps=False)
         with self._snapshot():
-            found = self._connection.execute(rows, (*prefixes, at_most)).fetchall()
-        return list(map(Record._make, reversed(found)))
+            return [Record(*row) for row in self._connection.execute(rows, (*prefixes, at_most))][::-1]
 
     def close(self) -> None:
-        """Close the file."""
         with contextlib.suppress(sqlite3.Error):
             self._connection.close()
 
@@ -462,14 +426,12 @@ class JournalReader:
     @contextlib.contextmanager
     def _snapshot(self) -> Iterator[None]:
         """Read within one transaction, so that everything is of the same instant."""
-        try:
+        with journal_errors(self.path):
             self._connection.execute("BEGIN")
             try:
                 yield
             finally:
                 self._connection.execute("ROLLBACK")
-        except sqlite3.Error as error:
-            raise journal_error(error, self.path) from error
 
 
 def _is_written(path: Path) -> bool:
@@ -492,10 +454,8 @@ def _condition(topics: Iterable[str]) -> tuple[str, list[int | str]]:
 def check_place(folder: Path, line: str) -> None:
     """Raise a DeliveryError or JournalError if a line cannot keep its journal in a folder. Nothing is written there."""
     path = folder / FILE_NAME
-    try:
+    with journal_errors(path):
         if require_writable(folder) == folder and path.exists():
             os.close(hold(folder, os.O_RDONLY))
             with JournalReader.open(folder) as journal:
-                require_own(path, journal.contents().line, line)
-    except OSError as error:
-        raise journal_error(error, path) from error
+                _require_own(path, journal.contents().line, line)

@@ -52,7 +52,6 @@ class DiskThread:
 
     @property
     def busy(self) -> bool:
-        """Whether a call is still running."""
         return self._last is not None and not self._last.done()
 
     def run(self, call: Callable[[], T], within_s: float) -> T:
@@ -104,14 +103,10 @@ class _Outage:
     reported: bool = False
 
     def note(self, messages: Sequence[Message]) -> None:
-        """Record messages that are sent live only."""
-        for event in (message.event for message in messages):
-            if not isinstance(event, StatusEvent):
-                self.by_topic[utf8_safe(event.topic)] += 1
-            if isinstance(event, JournalEvent) and event.kind == "unrecorded":
-                self.unrecorded.append(event)
-            if isinstance(event, VerdictEvent):
-                self.progress[utf8_safe(event.camera)] = _progress_of(event)
+        events = [message.event for message in messages]
+        self.by_topic.update(utf8_safe(event.topic) for event in events if not isinstance(event, StatusEvent))
+        self.unrecorded += [each for each in events if isinstance(each, JournalEvent) and each.kind == "unrecorded"]
+        self.progress |= _progress_of(messages)
 
 
 class JournalWriter(Numbering):
@@ -123,8 +118,7 @@ class JournalWriter(Numbering):
         keep_bytes: size above which the oldest events are deleted, if possible those that all consumers acknowledged.
         acked: returns, for a journal's id, the last event that each durable consumer acknowledged. Any thread.
         consumers: returns the durable consumers for the statuses.
-        clock: seconds, monotonic.
-        wall_ns: UTC, ns since 1970.
+        clock, wall_ns: seconds, monotonic; UTC, ns since 1970.
     Raises:
         DeliveryError: another running line uses the journal.
         JournalError: the journal belongs to another line, or another version of heatline created it.
@@ -162,22 +156,18 @@ class JournalWriter(Numbering):
         """The first event of a new journal, until it is committed, before all others."""
         self._outage: _Outage | None = None
         self._discarded_events = 0
-        self._known: Contents | None = None
+        self._known = Contents()
         """What the file held, as far as it was last known."""
-        self._begin()
-        self._starting = False
-
-    def _begin(self) -> None:
         try:
-            self._take_over()
-            assert self._journal is not None
-            self.progress, self.since_ns = self._journal.contents.progress, self._journal.contents.created_at_ns
+            held = self._take_over().contents
+            self.progress, self.since_ns = held.progress, held.created_at_ns
         except Exception as error:
             if isinstance(error, DeliveryError) or (isinstance(error, JournalError) and error.kind == "foreign"):
                 self._disk.close(self._close_file, DISK_SECONDS)  # these faults do not pass
                 raise
             self._begin_outage(error)
             self._read_what_can_be()
+        self._starting = False
 
     def _read_what_can_be(self) -> None:
         """Read how far a journal has counted that cannot be written."""
@@ -188,7 +178,7 @@ class JournalWriter(Numbering):
 
         try:
             self._known = known = self._run(read)
-            self._journalled = Count(known.journal_id, known.topics, known.last_seq)
+            self._journalled = Count(known.journal_id, dict(known.topics), known.last_seq)
             self.progress = known.progress
         except Exception as error:
             logger.warning("%s", self._as_journal_error(error))
@@ -241,9 +231,9 @@ class JournalWriter(Numbering):
         begins = self._journalled.last_seq + 1 if journalled.last_seq > self._journalled.last_seq else 0
         return JournalState(
             journal_id=journalled.journal_id,
-            first_seq=(known.first_seq if known else 0) or begins,
+            first_seq=known.first_seq or begins,
             last_seq=journalled.last_seq,
-            size_bytes=known.size_bytes if known else 0,
+            size_bytes=known.size_bytes,
             live_only=None if outage is None else on_one_line(utf8_safe(str(outage.error))),
             unjournalled=self._live.last_seq,
             discarded=self._discarded_events,
@@ -259,16 +249,14 @@ class JournalWriter(Numbering):
         count = self._journalled.copy()
         done = self._complete([*map(Message, self._begun), *messages], count)
         at_ns = self._wall_ns()
-        records: list[Record] = []
-        reached = dict(progress or {})
-        for message in done:
-            event = message.event
-            if not isinstance(event, StatusEvent):
-                records.append(Record(event.seq, at_ns, event.topic, to_bytes(event), message.png))
-            if isinstance(event, VerdictEvent):
-                reached[event.camera] = _progress_of(event)
+        records = [
+            Record(event.seq, at_ns, event.topic, to_bytes(event), message.png)
+            for message in done
+            if not isinstance(event := message.event, StatusEvent)
+        ]
         if records:
             assert self._journal is not None
+            reached = {**(progress or {}), **_progress_of(done)}
             self._run_with_room(self._journal, partial(self._journal.append, records, reached))
         self._journalled, self._begun = count, []
         if records:
@@ -279,15 +267,15 @@ class JournalWriter(Numbering):
         """Return the result of a call that waits for the disk. It is a JournalError if it has not returned in time."""
         return self._disk.run(call, DISK_SECONDS_AT_START if self._starting else DISK_SECONDS)
 
-    def _run_with_room(self, journal: Journal, call: Callable[[], T]) -> T:
+    def _run_with_room(self, journal: Journal, call: Callable[[], None]) -> None:
         """Make a call that takes room. On a full disk, free pages of both files can still be used."""
         try:
-            return self._run(call)
+            self._run(call)
         except JournalError as error:
             if error.kind != "full":
                 raise
             self._run(journal.checkpoint)
-            return self._run(call)
+            self._run(call)
 
     # Outages.
 
@@ -312,10 +300,8 @@ class JournalWriter(Numbering):
         if self._disk.busy:
             return []
         try:
-            self._take_over()
-            assert self._journal is not None
             # The disk may have lost pages that it reported as written, so all pages are written again.
-            self._run(self._journal.checkpoint)
+            self._run(self._take_over().checkpoint)
             self._discard_some()
             events = self._live.last_seq - outage.first_seq + 1
             recording = self._own(
@@ -350,13 +336,8 @@ class JournalWriter(Numbering):
         acked = self._acked(held.journal_id)
         acked_seq = min(acked.values(), default=held.last_seq)
         too_much = max(too_much, self._keep_bytes // 32)  # not every new event leads to a deletion
-
-        def discard() -> int:
-            through = journal.due(acked_seq, too_much)
-            journal.discard(through)
-            return through
-
-        through = self._run_with_room(journal, discard)
+        through = self._run(partial(journal.due, acked_seq, too_much))
+        self._run_with_room(journal, partial(journal.discard, through))
         missed = sorted(name for name, seq in acked.items() if seq < through)
         if missed:
             self._discarded_events += through - held.first_seq + 1
@@ -369,38 +350,38 @@ class JournalWriter(Numbering):
 
     # The file.
 
-    def _take_over(self) -> None:
+    def _take_over(self) -> Journal:
         """Open the journal, or a new one in place of a damaged one, and take the counts from the file. It may hold the
         events of the last attempt, although that seemed to fail; or lack stored ones, whose numbers new ones would get.
         """
-        self._run(self._open_file)
-        journal, known = self._journal, self._journalled
-        assert journal is not None
+        journal, known = self._run(self._open_file), self._journalled
         held = journal.contents
         if held.journal_id == known.journal_id and held.last_seq < known.last_seq:
             raise JournalError(
                 f"{journal.path} ends with event {held.last_seq}, and held event {known.last_seq}", "damaged"
             )
-        self._journalled = Count(held.journal_id, held.topics, held.last_seq)
+        self._journalled = Count(held.journal_id, dict(held.topics), held.last_seq)
         self._begun = [] if held.last_seq else [self._own("begun", self._why_new)]
+        return journal
 
-    def _open_file(self) -> None:
-        """Have an open journal, whose state is what its file has. The disk's thread calls this."""
+    def _open_file(self) -> Journal:
+        """Return the open journal, whose state is what its file has. The disk's thread calls this."""
         if self._journal is not None:
             self._journal.reload()
-            return
+            return self._journal
         if self._damage is None:
             try:
-                self._journal = Journal.open(self._folder, self._line)
+                self._journal = Journal(self._folder, self._line)
+                return self._journal
             except JournalError as error:
                 if error.kind != "damaged":
                     raise
                 self._damage = str(error)
                 logger.error("%s", error)
-        if self._damage is not None:
-            self._why_new = f"{self._damage}; it is {move_aside(self._folder / FILE_NAME).name} now"
-            self._damage = None
-            self._journal = Journal.open(self._folder, self._line)
+        self._why_new = f"{self._damage}; it is {move_aside(self._folder / FILE_NAME).name} now"
+        self._damage = None
+        self._journal = Journal(self._folder, self._line)
+        return self._journal
 
     def _close_file(self) -> None:
         """Close the file. The disk's thread calls this."""
@@ -433,6 +414,10 @@ class JournalWriter(Numbering):
         return JournalError(f"events could not be journalled ({type(error).__name__}: {error}); see the log")
 
 
-def _progress_of(event: VerdictEvent) -> Watermark:
-    """Return how far a camera's frames are reported with this event."""
-    return Watermark(event.boot_id, min(event.frame_number + event.frames - 1, LARGEST))
+def _progress_of(messages: Sequence[Message]) -> dict[str, Watermark]:
+    """Return how far the frames of each camera are reported with these messages."""
+    verdicts = [message.event for message in messages if isinstance(message.event, VerdictEvent)]
+    return {
+        utf8_safe(each.camera): Watermark(each.boot_id, min(each.frame_number + each.frames - 1, LARGEST))
+        for each in verdicts
+    }

@@ -9,7 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import msgspec
@@ -19,7 +19,7 @@ from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.servers import SocketServer
 from heatline.edge.errors import DeliveryError
 from heatline.edge.frames import Watermark
-from heatline.edge.wire.events import CountedEvent, Counts, JournalState, Message, StatusEvent, to_frames
+from heatline.edge.wire.events import CountedEvent, Counts, Event, JournalState, Message, StatusEvent, to_frames
 from heatline.edge.wire.requests import to_bytes
 
 logger = logging.getLogger(__name__)
@@ -40,15 +40,13 @@ HandedOver = tuple[Message | None, Sent | None]
 """Without a message: a probe, for which nothing is sent."""
 
 
+@dataclass
 class Count:
-    """A gapless count of a journal's events or, without its id, of a boot's events that no journal holds: the last
-    number of each topic, and of all.
-    """
+    """The last number by topic, and of all events: of a journal, or without its id, of a boot's that none holds."""
 
-    def __init__(self, journal_id: str | None, topics: Mapping[str, int] | None = None, last_seq: int = 0) -> None:
-        self.journal_id = journal_id
-        self.topics = dict(topics or {})
-        self.last_seq = last_seq
+    journal_id: str | None
+    topics: dict[str, int] = field(default_factory=dict)
+    last_seq: int = 0
 
     def next(self, event: T) -> T:
         """Return the event with its place in this count."""
@@ -58,7 +56,7 @@ class Count:
         return msgspec.structs.replace(event, seq=self.last_seq, journal_id=self.journal_id, previous_seq=previous)
 
     def copy(self) -> "Count":
-        return Count(self.journal_id, self.topics, self.last_seq)
+        return replace(self, topics=dict(self.topics))
 
 
 class Numbering:
@@ -96,29 +94,22 @@ class Numbering:
 
     def _complete(self, messages: Sequence[Message], count: Count) -> list[Message]:
         """Return messages with their place in a count."""
-        return [
-            replace(
-                message,
-                event=self._status(message.event, count)
-                if isinstance(message.event, StatusEvent)
-                else count.next(message.event),
-            )
-            for message in messages
-        ]
+        return [replace(message, event=self._counted(message.event, count)) for message in messages]
 
-    def _status(self, status: StatusEvent, count: Count) -> StatusEvent:
-        """Return a status with a count's numbers."""
+    def _counted(self, event: Event, count: Count) -> Event:
+        """Return an event with its place in a count, a status with the count's numbers."""
+        if not isinstance(event, StatusEvent):
+            return count.next(event)
         journalled = self._journalled if count is self._live else count
-        counts = Counts(
-            journal_id=journalled.journal_id,
-            journalled=dict(journalled.topics),
-            unjournalled=dict(self._live.topics),
-        )
         return msgspec.structs.replace(
-            status,
+            event,
             last_seq=count.last_seq,
             journal_id=count.journal_id,
-            counts=counts,
+            counts=Counts(
+                journal_id=journalled.journal_id,
+                journalled=dict(journalled.topics),
+                unjournalled=dict(self._live.topics),
+            ),
             journal=self.state(journalled),
         )
 
@@ -136,8 +127,8 @@ class Publisher(SocketServer):
     def __init__(self, address: str, journal: Numbering | None = None, access: Access | None = None) -> None:
         super().__init__(address, access)
         self._journal = journal
-        self._messages: queue.Queue[HandedOver | None] = queue.Queue(self.send_high_water_mark)
-        self._listened_to = threading.Event()
+        self._messages: queue.Queue[HandedOver] = queue.Queue(self.send_high_water_mark)
+        self._listened_to, self._ended = threading.Event(), threading.Event()
         self._committed_s = float("-inf")
 
     def send(self, message: Message, sent: Sent | None = None) -> None:
@@ -156,10 +147,10 @@ class Publisher(SocketServer):
     def close(self) -> None:
         """Send the queued messages, give subscribers `LINGER_MS` to receive them, and release the address."""
         with contextlib.suppress(DeliveryError):  # the thread has ended already
-            self._put(None)
+            self.probe(self._ended.set)
             self._thread.join()
 
-    def _put(self, handed_over: HandedOver | None) -> None:
+    def _put(self, handed_over: HandedOver) -> None:
         while self._thread.is_alive():
             with contextlib.suppress(queue.Full):  # then check again whether the thread lives
                 self._messages.put(handed_over, timeout=LOOK_EVERY_SECONDS)
@@ -167,10 +158,9 @@ class Publisher(SocketServer):
         raise DeliveryError(f"the publisher of {self.address} is not running; see the log")
 
     def _serve(self) -> None:
-        closing = False
-        while not closing:
+        while not self._ended.is_set():
             self._take_subscriptions()
-            group, closing = self._next_group()
+            group = self._next_group()
             messages = [message for message, _ in group if message is not None]
             if self._journal is not None:
                 messages = [*(self._journal.commit(messages) if messages else []), *self._journal.tick()]
@@ -188,20 +178,14 @@ class Publisher(SocketServer):
                 if message[:1] == b"\x01" and (prefix.startswith(VERDICTS) or VERDICTS.startswith(prefix)):
                     self._listened_to.set()
 
-    def _next_group(self) -> tuple[list[HandedOver], bool]:
-        """Return the messages to commit together, possibly none, and whether they are the last."""
+    def _next_group(self) -> list[HandedOver]:
+        """Return the messages to commit together, possibly none."""
         group: list[HandedOver] = []
         with contextlib.suppress(queue.Empty):
-            first = self._messages.get(timeout=POLL_MS / 1000)
-            if first is None:
-                return group, True
-            group.append(first)
+            group.append(self._messages.get(timeout=POLL_MS / 1000))
             if self._journal is not None and self._journal.stores:  # it is cheaper to commit several together
                 time.sleep(max(0.0, self._committed_s + SECONDS_BETWEEN_COMMITS - time.monotonic()))
                 self._committed_s = time.monotonic()
             while len(group) < MESSAGES_PER_COMMIT:
-                following = self._messages.get_nowait()
-                if following is None:
-                    return group, True
-                group.append(following)
-        return group, False
+                group.append(self._messages.get_nowait())
+        return group

@@ -9,7 +9,7 @@ import os
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Generic
@@ -18,7 +18,8 @@ import msgspec
 import zmq
 
 from heatline.edge.delivery.auth import Access, Authenticator, SocketName
-from heatline.edge.delivery.sockets import bind, cannot_bind, notice_vanished_peers
+from heatline.edge.delivery.sockets import bind, notice_vanished_peers, set_options
+from heatline.edge.errors import DeliveryError
 from heatline.edge.util.process import NamedThread
 from heatline.edge.util.rate_limited_log import RateLimitedLog
 from heatline.edge.wire import commands
@@ -51,6 +52,8 @@ class SocketServer(ABC):
     """Messages queued for a client that does not read."""
     longest_bytes: ClassVar[int]
     """ZeroMQ disconnects a client that sends a longer part, before it takes memory here."""
+    options: ClassVar[Mapping[int, int]] = {}
+    """Further options of ZeroMQ."""
 
     def __init__(self, address: str, access: Access | None = None) -> None:
         self.address = address
@@ -62,13 +65,15 @@ class SocketServer(ABC):
         context = zmq.Context()
         self._socket = context.socket(self.kind)
         try:
-            self._set_up(self._socket)
+            set_options(self._socket, {zmq.LINGER: LINGER_MS, zmq.SNDHWM: self.send_high_water_mark})
+            set_options(self._socket, {zmq.MAXMSGSIZE: self.longest_bytes, **self.options})
+            notice_vanished_peers(self._socket)
             self._authenticator = Authenticator(self._socket, self._access, self.name, self.address)
-            bind(self._socket, self.address)
-        except zmq.ZMQError as error:
+            bind(self._socket, self.address, f"{self.name}.bind")
+        except DeliveryError:
             self._socket.close()
             context.term()
-            raise cannot_bind(f"{self.name}.bind", self.address, error) from error
+            raise
         self._thread.start()  # from now on, only this thread uses the socket
 
     def _run(self) -> None:
@@ -78,13 +83,6 @@ class SocketServer(ABC):
             self._socket.close()
             self._socket.context.term()
             self._authenticator.join()
-
-    def _set_up(self, socket: zmq.Socket[bytes]) -> None:
-        """Set the options that must be set before the socket is bound."""
-        socket.setsockopt(zmq.LINGER, LINGER_MS)
-        socket.setsockopt(zmq.SNDHWM, self.send_high_water_mark)
-        socket.setsockopt(zmq.MAXMSGSIZE, self.longest_bytes)
-        notice_vanished_peers(socket)
 
     @abstractmethod
     def _serve(self) -> None:
@@ -174,7 +172,7 @@ class CommandServer(RouterServer[commands.Request]):
         super().__init__(address, access)
         self._handle = handle
         self._unanswered: set[_Requester] = set()
-        self._answered: deque[tuple[_Requester, commands.Reply]] = deque()
+        self._answered: deque[list[bytes]] = deque()
 
     def _serve(self) -> None:
         while not self._closing:
@@ -182,19 +180,18 @@ class CommandServer(RouterServer[commands.Request]):
             self._send_answers()
             for route, request in self._requests(REQUESTS_AT_ONCE):
                 self._take(_Requester(route, request.request_id), request)
-        stopping = commands.refusal("stopping", "the line stops; ask again once it has started")
-        for waiting in list(self._unanswered):
-            self._answer(waiting, stopping)
-        self._send_answers()
         for route, request in self._requests(REPLIES_HIGH_WATER_MARK):
-            self._send(_Requester(route, request.request_id), stopping)
+            self._unanswered.add(_Requester(route, request.request_id))
+        for waiting in list(self._unanswered):
+            self._answer(waiting, commands.refusal("stopping", "the line stops; ask again once it has started"))
+        self._send_answers()
 
     def _take(self, requester: _Requester, request: commands.Request | Refused) -> None:
-        if isinstance(request, Refused):
-            self._send(requester, request)
-            return
         self._unanswered.add(requester)
         answer = partial(self._answer, requester)
+        if isinstance(request, Refused):
+            answer(request)
+            return
         try:
             self._handle(request, answer)
         except Exception as error:
@@ -203,17 +200,14 @@ class CommandServer(RouterServer[commands.Request]):
             answer(commands.refusal("fault", detail))
 
     def _answer(self, requester: _Requester, reply: commands.Reply) -> None:
-        to_bytes(reply)  # a reply that cannot be encoded fails here, in its maker's thread
+        # A reply that cannot be encoded fails here, in its maker's thread.
+        data = to_bytes(msgspec.structs.replace(reply, request_id=requester.request_id))
         with contextlib.suppress(KeyError):  # it was answered before, or refused because the server stopped
             self._unanswered.remove(requester)
-            self._answered.append((requester, reply))
+            self._answered.append([*requester.route, data])
         self.wake()
 
     def _send_answers(self) -> None:
+        """Send the replies. ZeroMQ drops that of a client that has gone or does not read."""
         while self._answered:
-            self._send(*self._answered.popleft())
-
-    def _send(self, requester: _Requester, reply: commands.Reply) -> None:
-        """Send a reply. ZeroMQ drops it if the client has gone or does not read."""
-        named = msgspec.structs.replace(reply, request_id=requester.request_id)
-        self._socket.send_multipart([*requester.route, to_bytes(named)])
+            self._socket.send_multipart(self._answered.popleft())

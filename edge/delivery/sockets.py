@@ -5,6 +5,7 @@ import errno
 import os
 import socket as sockets
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import zmq
@@ -14,6 +15,12 @@ from heatline.edge.errors import DeliveryError
 GONE_AFTER_MS = 3000
 
 
+def set_options(socket: zmq.Socket[bytes], options: Mapping[int, int | bytes]) -> None:
+    """Set options of ZeroMQ, before the socket is bound or connected."""
+    for option, value in options.items():
+        socket.setsockopt(option, value)
+
+
 def notice_vanished_peers(socket: zmq.Socket[bytes]) -> None:
     """Have TCP drop a connection whose peer does not answer for `GONE_AFTER_MS`. Call it before bind or connect.
 
@@ -21,39 +28,30 @@ def notice_vanished_peers(socket: zmq.Socket[bytes]) -> None:
     ZeroMQ's own heartbeats would do the same, but a heartbeat that comes due on a connection that was reset while its
     messages wait to be read aborts the process (libzmq 4.3.5, its issue 4841): any peer could end a line.
     """
-    for option, value in (
-        (zmq.TCP_KEEPALIVE, 1),
-        (zmq.TCP_KEEPALIVE_IDLE, 1),
-        (zmq.TCP_KEEPALIVE_INTVL, 1),
-        (zmq.TCP_KEEPALIVE_CNT, GONE_AFTER_MS // 1000),
-        (zmq.TCP_MAXRT, GONE_AFTER_MS),
-    ):
-        socket.setsockopt(option, value)
+    set_options(socket, {zmq.TCP_KEEPALIVE: 1, zmq.TCP_KEEPALIVE_IDLE: 1, zmq.TCP_KEEPALIVE_INTVL: 1})
+    set_options(socket, {zmq.TCP_KEEPALIVE_CNT: GONE_AFTER_MS // 1000, zmq.TCP_MAXRT: GONE_AFTER_MS})
 
 
-def bind(socket: zmq.Socket[bytes], address: str) -> None:
-    """Bind an address that no other program has bound.
+def bind(socket: zmq.Socket[bytes], address: str, key: str) -> None:
+    """Bind an address that no other program has bound, which this key of the line's file names; or a DeliveryError.
 
     For ipc, ZeroMQ silently takes the path from its owner, and deletes a file there, so this function looks first.
-    `cannot_bind` describes the ZMQError of an address that cannot be bound.
     """
     scheme, _, path = address.partition("://")
-    if scheme == "ipc":
-        if os.path.lexists(path) and not Path(path).is_socket():
-            raise zmq.ZMQError(errno.EEXIST)
-        with sockets.socket(sockets.AF_UNIX) as probe, contextlib.suppress(OSError):
-            probe.connect("\0" + path[1:] if path.startswith("@") else path)
-            raise zmq.ZMQError(errno.EADDRINUSE)
-    socket.setsockopt(zmq.IPV6, "[" in address)
-    socket.bind(address)
-
-
-def cannot_bind(key: str, address: str, error: zmq.ZMQError) -> DeliveryError:
-    """Return the error of an address that `bind` could not bind, which this key of the line's file names."""
-    return DeliveryError(
-        f"{address} cannot be bound ({error.strerror}); another line may use it, it is not an address of this machine, "
-        f"or its folder does not exist; set {key}"
-    )
+    try:
+        if scheme == "ipc":
+            if os.path.lexists(path) and not Path(path).is_socket():
+                raise zmq.ZMQError(errno.EEXIST)
+            with sockets.socket(sockets.AF_UNIX) as probe, contextlib.suppress(OSError):
+                probe.connect("\0" + path[1:] if path.startswith("@") else path)
+                raise zmq.ZMQError(errno.EADDRINUSE)
+        socket.setsockopt(zmq.IPV6, "[" in address)
+        socket.bind(address)
+    except zmq.ZMQError as error:
+        raise DeliveryError(
+            f"{address} cannot be bound ({error.strerror}); another line may use it, it is not an address of this "
+            f"machine, or its folder does not exist; set {key}"
+        ) from error
 
 
 def ms_until(then_s: float) -> int | None:

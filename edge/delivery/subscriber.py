@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -42,10 +42,8 @@ class GapDetector:
 
     def __init__(self, prefixes: Iterable[str]) -> None:
         self._prefixes = tuple(prefixes)
-        self._since: dict[str, int] = {}
-        """By count, which is a journal or a boot: only events after this one concern the subscriber."""
-        self._last: dict[tuple[str, str], int] = {}
-        """By count and topic, the last event that is known."""
+        self._last: dict[str, defaultdict[str, int]] = {}
+        """By count, which is a journal or a boot, and by topic: only events after this one concern the subscriber."""
         self._knows_counts = False
         """A status has named the counts: a count that is new after that began after the subscriber joined."""
         self._journal_id: str | None = None
@@ -75,11 +73,10 @@ class GapDetector:
         All events of a count that is new after the first status concern the subscriber; of a count that it finds at
         joining, only those after `before` do. The position of a journal is unknown while it cannot be read.
         """
-        count = journal_id or boot_id
         is_new = self._knows_counts and (journal_id is None or self._journal_id is not None)
-        since = self._since.setdefault(count, 0 if is_new else before)
-        known = self._last.get((count, topic), since)
-        self._last[count, topic] = seq
+        since = 0 if is_new else before
+        last = self._last.setdefault(journal_id or boot_id, defaultdict(lambda: since))
+        known, last[topic] = last[topic], seq
         return known
 
 

@@ -21,7 +21,7 @@ from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.publisher import Numbering, Publisher
 from heatline.edge.delivery.servers import Answer
-from heatline.edge.delivery.sockets import bind, cannot_bind
+from heatline.edge.delivery.sockets import bind
 from heatline.edge.errors import CameraError, ConfigError, DeliveryError, Faults, JournalError, MessageError
 from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.ledger import Ledger
@@ -231,10 +231,7 @@ def bound_addresses(addresses: Mapping[str, str], faults: Faults) -> Iterator[No
             if scheme == "ipc" and path.startswith(f"{RUNTIME_FOLDERS}/") and not Path(path).parent.exists():
                 continue
             with faults.collected():
-                try:
-                    bind(until_end.enter_context(context.socket(zmq.XPUB)), address)
-                except zmq.ZMQError as error:
-                    raise cannot_bind(key, address, error) from error
+                bind(until_end.enter_context(context.socket(zmq.XPUB)), address, key)
                 if scheme == "ipc":
                     until_end.callback(Path(path).unlink, missing_ok=True)  # ZeroMQ leaves its socket
         yield

@@ -162,23 +162,14 @@ class Delivered:
 
     @property
     def event(self) -> Event:
-        """The event, decoded.
-
-        Raises:
-            SchemaVersionError: it is of another schema version.
-            MessageError: it is of an unknown type.
-        """
+        """The event, decoded; a SchemaVersionError if it has another version, a MessageError if of unknown type."""
         return event_from(self.header)
 
     @property
     def topic(self) -> str:
-        """Topic under which the event is published.
-
-        Raises:
-            MessageError: the header does not contain what makes the topic.
-        """
+        """Topic of the event; a MessageError if the header does not contain what makes the topic."""
         try:
-            header = _topic_fields.decode(self.header)
+            header = msgspec.json.decode(self.header, type=_TopicFields)
         except UNREADABLE as error:
             raise MessageError(f"the header of event {self.key} has no topic: {error}") from error
         return f"verdict.{header.camera}.{header.verdict}" if header.type == "verdict" else header.type
@@ -192,15 +183,12 @@ class _TopicFields(msgspec.Struct):
     verdict: object = None
 
 
-class _Numbered(msgspec.Struct):
-    """Header fields of every journalled event."""
+class Numbered(msgspec.Struct):
+    """Header fields of every journalled event, and its place."""
 
     journal_id: JournalId
     seq: Seq
 
-
-_numbered = msgspec.json.Decoder(_Numbered)
-_topic_fields = msgspec.json.Decoder(_TopicFields)
 
 PROTOCOL: Protocol[Request, Reply] = Protocol(Request, Reply, "docs/durable.md")
 request_from, reply_from = PROTOCOL.request_from, PROTOCOL.reply_from
@@ -208,10 +196,7 @@ request_from, reply_from = PROTOCOL.request_from, PROTOCOL.reply_from
 
 def batch_parts(batch: Batch, events: Sequence[tuple[bytes, bytes | None]]) -> list[bytes]:
     """Return the parts of a batch: the batch, then header and heatmap (which may be empty) of each event."""
-    parts = [to_bytes(batch)]
-    for header, heatmap in events:
-        parts += (header, heatmap or b"")
-    return parts
+    return [to_bytes(batch), *(part for header, heatmap in events for part in (header, heatmap or b""))]
 
 
 def events_of(batch: Batch, parts: Sequence[bytes]) -> list[Delivered]:
@@ -223,7 +208,7 @@ def events_of(batch: Batch, parts: Sequence[bytes]) -> list[Delivered]:
     events = []
     for header, heatmap in zip(parts[1::2], parts[2::2], strict=True):
         try:
-            numbered = _numbered.decode(header)
+            numbered = msgspec.json.decode(header, type=Numbered)
         except UNREADABLE as error:
             raise MessageError(f"a batch came with a header that is not an event: {error}") from error
         events.append(Delivered(numbered.journal_id, numbered.seq, header, heatmap or None))

@@ -69,23 +69,13 @@ class _Identified(msgspec.Struct):
     request_id: RequestId | None = None
 
 
-_encoder = msgspec.json.Encoder()
-_envelope = msgspec.json.Decoder(_Envelope)
-_identified = msgspec.json.Decoder(_Identified)
-
 RequestT = TypeVar("RequestT")
 ReplyT = TypeVar("ReplyT")
 MessageT = TypeVar("MessageT")
 
 
 class Protocol(Generic[RequestT, ReplyT]):
-    """Reads the requests and replies of one socket.
-
-    Args:
-        requests: the union of the requests' types.
-        replies: the union of the replies' types.
-        document: file that describes them, for error messages.
-    """
+    """Reads the requests and replies of one socket, of these unions of types, which a document describes."""
 
     def __init__(self, requests: Any, replies: Any, document: str) -> None:
         self._requests: msgspec.json.Decoder[RequestT] = msgspec.json.Decoder(requests)
@@ -102,7 +92,7 @@ class Protocol(Generic[RequestT, ReplyT]):
             reason, detail = "malformed", f"{error}; see {self._document}"
         request_id = None
         with contextlib.suppress(*UNREADABLE):  # the request may be malformed
-            request_id = _identified.decode(data).request_id
+            request_id = msgspec.json.decode(data, type=_Identified).request_id
         return refuse(reason, detail, request_id)
 
     def reply_from(self, data: bytes) -> ReplyT:
@@ -113,17 +103,11 @@ class Protocol(Generic[RequestT, ReplyT]):
 def decode(
     data: bytes, decoder: msgspec.json.Decoder[MessageT], version: int, kind: str, reader: str, sender: str
 ) -> MessageT:
-    """Return the message in these bytes.
-
-    Args:
-        version: schema version that the reader knows.
-        kind, reader, sender: words for error messages, such as `a reply`, `this client` and `the line`.
-    Raises:
-        SchemaVersionError: it is of another schema version.
-        MessageError: it is not such a message.
+    """Return the message in these bytes; a SchemaVersionError if it has another version, a MessageError if it is none.
+    `kind`, `reader` and `sender` are words for these errors, such as `a reply`, `this client` and `the line`.
     """
     try:
-        came = _envelope.decode(data).schema_version
+        came = msgspec.json.decode(data, type=_Envelope).schema_version
         if came == version:
             return decoder.decode(data)
     except UNREADABLE as error:
@@ -136,7 +120,7 @@ def decode(
 
 def to_bytes(message: msgspec.Struct) -> bytes:
     """Return a message as one JSON object in UTF-8 with every field: as it is sent, and an event also journalled."""
-    return _encoder.encode(message)
+    return msgspec.json.encode(message)
 
 
 def refuse(reason: str, detail: str, request_id: str | None = None) -> Refused:

@@ -63,7 +63,7 @@ class FollowedLine:
     ) -> None:
         self.folder, self.address, self._heartbeat_s = folder, address, heartbeat_s
         self._access = access or Access()
-        self.journal = Journal.open(folder, "line1")
+        self.journal = Journal(folder, "line1")
         self._context = zmq.Context()
         self._clients: list[Client] = []
         self.start()
@@ -102,7 +102,7 @@ class FollowedLine:
         self.journal.close()
         for file in list(path.parent.glob(f"{path.name}*")):
             file.rename(file.with_name(f"old-{file.name}"))
-        self.journal = Journal.open(self.folder, "line1")
+        self.journal = Journal(self.folder, "line1")
 
     @property
     def journal_id(self) -> str:

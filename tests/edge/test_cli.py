@@ -106,7 +106,7 @@ def test_check_reports_every_fault_with_the_code_of_the_first_and_run_ends_with_
         make_key_pair(tmp_path / name)
     (tmp_path / "open.key").chmod(0o640)
     (tmp_path / "file").write_text("mine")
-    Journal.open(tmp_path / "other", "line2").close()
+    Journal(tmp_path / "other", "line2").close()
     side, rear = (f'[[cameras]]\nkind = "folder"\nname = "{name}"\n' for name in ("side", "rear"))
     top, event_address = 'path = "frames"', f'"{address}"'
     cases: tuple[tuple[str, str, str, int, list[str]], ...] = (
@@ -134,7 +134,7 @@ def test_check_reports_every_fault_with_the_code_of_the_first_and_run_ends_with_
          ["is in use by another running line; give each line its own journal.fold"]),
     )  # fmt: skip
     with (
-        contextlib.closing(Journal.open(tmp_path / "held", "line")),
+        contextlib.closing(Journal(tmp_path / "held", "line")),
         zmq.Context() as context,
         context.socket(zmq.ROUTER) as holder,
     ):

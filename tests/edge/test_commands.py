@@ -202,9 +202,9 @@ def test_a_reply_to_another_command_is_a_message_error(line: Line) -> None:
     other: list[Reply] = [Triggered(camera="top", frame_id=1, frame_number=1), Selected(product="1", bundle=BUNDLE)]
     line.serve(lambda _, answer: answer(other.pop(0)))
     commander = line.commander()
-    with pytest.raises(MessageError, match="not a reply to a selection"):
+    with pytest.raises(MessageError, match="not a reply to a SelectRequest"):
         commander.select("4711")
-    with pytest.raises(MessageError, match="not a reply to a trigger"):
+    with pytest.raises(MessageError, match="not a reply to a TriggerRequest"):
         commander.trigger("top")
 
 

@@ -142,7 +142,7 @@ def test_a_file_without_events_is_not_changed_nor_one_of_another_follower(line: 
         assert "name another file" in refused(InputError.exit_code, *following_into(line, file))
         assert file.read_bytes() == content
     file.write_bytes(b"")
-    with contextlib.closing(follow.JsonLines(file)):
+    with follow.appending(file):
         assert "is being written by another follower" in refused(InputError.exit_code, *following_into(line, file))
 
 

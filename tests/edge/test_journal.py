@@ -60,7 +60,7 @@ def records(first: int, last: int) -> list[Record]:
 
 def appended(folder: Path, *appended: Record) -> contextlib.closing[Journal]:
     """Open the journal of a folder and append records."""
-    journal = Journal.open(folder, LINE)
+    journal = Journal(folder, LINE)
     journal.append(appended, {})
     return contextlib.closing(journal)
 
@@ -73,7 +73,7 @@ def read_all(folder: Path) -> list[Record]:
 def test_the_group_may_read_whatever_the_umask(tmp_path: Path) -> None:
     folder, before = tmp_path / "new" / "journal", os.umask(0o077)
     try:
-        Journal.open(folder, LINE).close()
+        Journal(folder, LINE).close()
         assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o750
         with appended(folder, *records(1, 2)):
             assert {stat.S_IMODE((folder / f"{FILE_NAME}{end}").stat().st_mode) for end in SUFFIXES} == {0o640}
@@ -137,7 +137,7 @@ def test_a_read_only_or_full_disk_is_read_and_not_written(tmp_path: Path) -> Non
             pass
         make_read_only(disk)
         assert read_all(disk) == records(1, 50)
-        for write_it in (lambda: Journal.open(disk, LINE), lambda: move_aside(disk / FILE_NAME)):
+        for write_it in (lambda: Journal(disk, LINE), lambda: move_aside(disk / FILE_NAME)):
             with fails("failed"):
                 write_it()
         make_writable(disk)
@@ -145,7 +145,7 @@ def test_a_read_only_or_full_disk_is_read_and_not_written(tmp_path: Path) -> Non
         for _ in range(2):  # the first attempt leaves files behind
             assert read_all(disk) == records(1, 50)
         with fails("full", match="no room"):
-            Journal.open(disk, LINE)
+            Journal(disk, LINE)
 
 
 @pytest.fixture
@@ -180,7 +180,7 @@ def test_a_damaged_journal_is_not_appended_and_a_gap_is_found_when_it_is_read(tm
     for number, (name, damage) in enumerate(DAMAGES.items()):
         damage(shutil.copytree(whole, tmp_path / str(number)) / FILE_NAME)
         with fails("damaged"):
-            Journal.open(tmp_path / str(number), LINE).close()
+            Journal(tmp_path / str(number), LINE).close()
             pytest.fail(f"it was appended: {name}")
     change(shutil.copytree(whole, tmp_path / "gap"), "DELETE FROM events WHERE seq = 3")
     with JournalReader.open(tmp_path / "gap") as reader, fails("damaged", match="missing"):

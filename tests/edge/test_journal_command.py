@@ -48,7 +48,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def discard(folder: Path, through_seq: int) -> None:
-    journal = Journal.open(folder, LINE)
+    journal = Journal(folder, LINE)
     journal.discard(through_seq)
     journal.close()
 

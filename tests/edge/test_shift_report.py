@@ -33,7 +33,7 @@ Frame = tuple[int, str, str | None, Verdict, int, tuple[int, int]]
 
 def written(folder: Path, rows: list[tuple[datetime, str, bytes]]) -> Path:
     """A journal that holds these events: when each was journalled, its topic and header."""
-    Journal.open(folder, LINE).close()
+    Journal(folder, LINE).close()
     for seq, (at, topic, header) in enumerate(rows, 1):
         values = seq, int(at.timestamp()) * 10**9, topic, header
         change(folder, "INSERT INTO events (seq, at_ns, topic, header) VALUES (?, ?, ?, ?)", *values)
