@@ -6,7 +6,7 @@ import signal
 import socket
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,16 @@ from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
 from tests import needs
+from tests.ray_head import ray_head
 from tests.small_bundle import small_bundle
-from tests.train.trained import blobs, tiny, tiny_trunk, trained_bundle, trained_run  # noqa: F401 (fixtures for all tests)
+from tests.train.trained import (  # noqa: F401 (fixtures for all tests)
+    blobs,
+    tiny,
+    tiny_trunk,
+    trained,
+    trained_bundle,
+    trained_run,
+)
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell inherit that it is ignored
 
@@ -62,6 +70,13 @@ def runtime_folder() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[str]:
+    """The address of a Ray with two processors, below this process, which takes seconds to start."""
+    with ray_head() as address:
+        yield address
+
+
 @pytest.fixture
 def address() -> Iterator[str]:
     """A TCP address on loopback that is reserved until the test ends.
@@ -102,11 +117,6 @@ def write_picture(path: Path, rgb: NDArray[np.uint8]) -> Path:
     return path
 
 
-@pytest.fixture
-def picture() -> Callable[[Path, NDArray[np.uint8]], Path]:
-    return write_picture
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--no-skips", action="store_true", help="fail on any skip that allowed_skips.txt does not name")
 
@@ -127,9 +137,14 @@ TOGETHER = {
         "tests/train/test_evaluation_run.py", "tests/train/test_models.py",
     ),
     "installing": ("tests/systemd/test_boot.py", "tests/systemd/test_install.py"),
+    "on a cluster": ("tests/train/test_products.py", "tests/archive/test_archive_cluster.py"),
+    "in a browser": ("tests/view/",),
 }  # fmt: skip
-"""Files that one process runs: imports for an export take some seconds per process, an installation takes more."""
-LONGEST = ("tests/systemd/", TOGETHER["exporting"], "tests/train/", "tests/archive/", "tests/edge/test_bridges.py")
+"""Files that one process runs: export, Ray and browser take seconds to start in a process, an installation more."""
+LONGEST = (
+    "tests/systemd/", TOGETHER["exporting"], "tests/view/", "tests/train/", "tests/archive/",
+    "tests/edge/test_bridges.py",
+)  # fmt: skip
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -227,6 +227,18 @@ def bundle_in(
     return write_bundle(path, described, made | dict(files or {}))
 
 
+def parts_of(bundle: Bundle) -> dict[str, bytes]:
+    """The contents of its files but for the manifest."""
+    return {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
+
+
+def lenient_bundle(path: Path, bundle: Bundle) -> Bundle:
+    """Write one that rejects nothing."""
+    calibration = msgspec.structs.replace(bundle.manifest.calibration, score_threshold=50.0)
+    changed = msgspec.structs.replace(bundle.manifest, name="lenient", calibration=calibration)
+    return write_bundle(path, changed, parts_of(bundle))
+
+
 def copy_of(bundle: Bundle, folder: Path) -> Path:
     """A copy of its own, for a test to spoil."""
     shutil.copytree(bundle.path, folder)

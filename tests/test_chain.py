@@ -10,9 +10,9 @@ import pytest
 from examples.drawn_boards.boards import write_boards
 from tests.command import heatline
 from tests.edge.lines import ReceivedEvents, running, write_line
+from tests.train.trained import Trained
 
 FEW_STEPS = ("recipe.steps=4", "recipe.folds=2")
-FEW_COPIES = ("recipe.copies={defective: 1, most: 8}",)
 
 
 def run_json(*arguments: str | Path) -> Any:
@@ -23,7 +23,7 @@ def run_json(*arguments: str | Path) -> Any:
 
 
 def train_export_and_run(
-    folder: Path, address: str, data: Path, frames: Path, training: Sequence[str], exporting: Sequence[str] = ()
+    folder: Path, address: str, data: Path, frames: Path, training: Sequence[str] = (), exporting: Sequence[str] = ()
 ) -> ReceivedEvents:
     """Train a few steps, export, check, and run the line: its events. `exporting`: options of the export; without any
     it makes every precision, which takes half a minute."""
@@ -33,10 +33,15 @@ def train_export_and_run(
     assert trained["steps"] == 4
     exported = run_json("export", run, "--to", bundle, "--allow", "map", *exporting)  # 4 steps may leave a map stuck
     assert max(exported["manifest"]["gate"]["largest_difference"].values()) <= 1e-4
-    assert run_json("bundle", "verify", bundle, "--engine", "onnxruntime")["digest"] == exported["digest"]
+    return run_line(folder, address, bundle, exported["digest"], frames)
+
+
+def run_line(folder: Path, address: str, bundle: Path, digest: str, frames: Path) -> ReceivedEvents:
+    """Check a bundle, and run the line: its events."""
+    assert run_json("bundle", "verify", bundle, "--engine", "onnxruntime")["digest"] == digest
     keys = f'path = {json.dumps(str(frames))}\nsize = "any"'
     line = write_line(folder, bundle, address, {"top": keys}, 'heatmaps = "always"')
-    assert run_json("check", line)["bundle"]["digest"] == exported["digest"]
+    assert run_json("check", line)["bundle"]["digest"] == digest
     with running(line, address) as its:
         received = its.until_stopped()
         assert its.exit_code() == 0
@@ -49,27 +54,25 @@ def train_export_and_run(
     return received
 
 
-@pytest.mark.parametrize(
-    ("count", "size_hw", "training"),
-    [(4, (448, 448), FEW_COPIES), pytest.param(8, (480, 640), (), marks=pytest.mark.long)],
-    ids=["tiny", "as shipped"],
-)
-def test_drawn_boards(
-    tmp_path: Path,
-    address: str,
-    tiny_trunk: tuple[str, str],
-    count: int,
-    size_hw: tuple[int, int],
-    training: Sequence[str],
-) -> None:
-    boards = tmp_path / "boards"
-    write_boards(boards, count, seed=3, size_hw=size_hw)
-    training = (*training, *tiny_trunk) if training else training
-    train_export_and_run(tmp_path, address, boards, boards / "images", training, ("--precision", "f32"))
-    (evaluation,) = run_json("evaluate", tmp_path / "bundle", "--data", boards)["evaluations"]
+def assert_evaluated(bundle: Path, data: Path, frames: int, tiles_per_frame: int) -> None:
+    (evaluation,) = run_json("evaluate", bundle, "--data", data)["evaluations"]
     figures = evaluation["figures"]
-    assert figures["frame.frames"] == count
-    assert figures["tile.tiles"] == count * 3 * 3
+    assert (figures["frame.frames"], figures["tile.tiles"]) == (frames, frames * tiles_per_frame)
+
+
+def test_small_blobs(tmp_path: Path, address: str, trained: Trained) -> None:
+    """A tiny network, which other tests share."""
+    run_line(tmp_path, address, trained.bundle, trained.name.digest, trained.data / "images")
+    assert_evaluated(trained.bundle, trained.data, 12, 3 * 4)
+
+
+@pytest.mark.long
+def test_drawn_boards(tmp_path: Path, address: str) -> None:
+    """The shipped network."""
+    boards = tmp_path / "boards"
+    write_boards(boards, 8, seed=3, size_hw=(480, 640))
+    train_export_and_run(tmp_path, address, boards, boards / "images", exporting=("--precision", "f32"))
+    assert_evaluated(tmp_path / "bundle", boards, 8, 3 * 3)
 
 
 @pytest.mark.long

@@ -42,6 +42,7 @@ from heatline.edge.wire.commands import Selected, refusal
 from heatline.edge.wire.events import WORDS, BundleName, Event, Handshake, HandshakeState, Message, from_frames
 from heatline.edge.wire.schemas import FOLDER, schemas
 from heatline.train.config import TrainConfig
+from tests.edge.lines import started
 from tests.edge.secured import Secured, free_port
 from tests.edge.socket_servers import Events
 from tests.edge.status_only_line import StatusOnlyLine, a_status
@@ -343,17 +344,11 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
     ]
     publisher = Publisher(address)
     publisher.start()
-    with (
-        contextlib.closing(publisher),
-        subprocess.Popen([sys.executable, "-c", client, address], stdout=subprocess.PIPE, text=True) as process,
-    ):
-        try:
-            assert publisher.wait_for_subscriber(30)
-            for message in messages:
-                publisher.send(message)
-            output, _ = process.communicate(timeout=30)
-        finally:
-            process.kill()
+    with contextlib.closing(publisher), started(sys.executable, "-c", client, address) as process:
+        assert publisher.wait_for_subscriber(30)
+        for message in messages:
+            publisher.send(message)
+        output, _ = process.communicate(timeout=30)
     assert process.returncode == 0
     assert [line.rstrip() for line in output.splitlines() if not line.startswith("silence")] == [
         "1 top 1 GOOD",
@@ -395,15 +390,8 @@ def changeover(address: str, commands: str, answer: Any) -> Iterator[subprocess.
     assert len(client.splitlines()) < 30
     server = CommandServer(commands, lambda _, reply: reply(answer))
     server.start()
-    command = [sys.executable, "-c", client, address, commands, "4712"]
-    with (
-        contextlib.closing(server),
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process,
-    ):
-        try:
-            yield process
-        finally:
-            process.kill()
+    with contextlib.closing(server), started(sys.executable, "-c", client, address, commands, "4712") as process:
+        yield process
 
 
 def test_the_changeover_of_protocol_md_waits_until_the_new_product_is_ready(address: str, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from heatline.edge.delivery.journal_writer import JournalWriter
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.wire.events import Message
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until
+from tests.edge.lines import started
 from tests.edge.wire_examples import HANDSHAKE
 from tests.needs import need
 
@@ -62,13 +63,8 @@ class Running:
 
 @contextlib.contextmanager
 def running(name: str, *arguments: str) -> Iterator[Running]:
-    with subprocess.Popen(
-        [*command(name), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield Running(process)
-        finally:
-            process.kill()
+    with started(*command(name), *arguments) as process:
+        yield Running(process)
 
 
 @pytest.mark.parametrize(("name", "repeated"), [("durable.py", 5), ("durable.mjs", 0)])

@@ -1,5 +1,6 @@
 """Packages import one way: edge <- train <- export <- bench, heatline of all but bench, files in no circle. The line PC
-needs no torch, a start only what it uses.
+needs no torch, a start only what it uses. No package is heavier than its ceiling, which rises only by an equal cut
+elsewhere; a frame meets few modules.
 """
 
 import ast
@@ -22,6 +23,13 @@ PACKAGES = ["edge", "train", "export", "bench", "heatline"]
 """Each package may import the packages before it."""
 TESTS = Path(__file__).parent
 ROOMS = ["cameras", "inspection", "delivery", "monitor"]
+CEILINGS = {  # files, lines, statements without docstrings
+    "edge": (170, 30_000, 16_000),
+    "train": (75, 12_000, 6_200),
+    "export": (24, 3_300, 1_650),
+    "bench": (50, 7_000, 3_700),
+    "heatline": (10, 1_200, 500),
+}
 SHARED = ("heatline.edge.cameras.base", "heatline.edge.cameras.settings")
 FILES = sorted(path for package in PACKAGES[:4] for path in (ROOT / package).rglob("*.py"))
 EXTRAS = {"torch", "timm", "lightning", "torchmetrics", "optuna"}
@@ -159,6 +167,34 @@ def test_a_room_imports_no_room_behind_it_and_of_those_before_only_what_they_sha
     assert not {name for name in found if name.startswith(behind)}
     if ROOMS[number] != "monitor":  # it stands on the others
         assert {name for name in found if not name.startswith(SHARED)} == set()
+
+
+def statements(path: Path) -> int:
+    found = [node for node in ast.walk(parsed(path)) if isinstance(node, ast.stmt)]
+    return sum(
+        not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str))
+        for node in found
+    )
+
+
+@pytest.mark.parametrize("package", CEILINGS)
+def test_a_package_is_under_its_ceiling(package: str) -> None:
+    files, lines, most = CEILINGS[package]
+    paths = [path for path in (ROOT / package).rglob("*.py") if not path.is_symlink()]
+    assert len(paths) <= files
+    assert sum(path.read_text().count("\n") for path in paths) <= lines
+    assert sum(map(statements, paths)) <= most
+
+
+def test_a_frame_meets_at_most_twelve_modules_in_the_order_of_the_rooms() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    way = re.findall(r"^[0-9]+\. `(edge/[a-z_/]+\.py)`", text, re.MULTILINE)
+    assert 10 <= len(way) <= 12
+    assert [name for name in way if not (ROOT / name).is_file()] == []
+    rooms = [name.split("/")[1] for name in way if name.split("/")[1] in ROOMS]
+    assert rooms == sorted(rooms, key=ROOMS.index)
+    diagram = text.split("```")[1::2]
+    assert [Path(name).stem for name in way if not any(Path(name).stem in each for each in diagram)] == []
 
 
 @pytest.mark.parametrize("path", [path.relative_to(ROOT) for path in FILES if ">>> " in path.read_text()], ids=str)

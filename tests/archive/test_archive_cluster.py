@@ -13,20 +13,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from ray.cluster_utils import Cluster
 
 from heatline.archive import run
 from heatline.edge.bundle import Bundle
 from tests.archive import archives
 from tests.archive.archives import DEADLY, Table, inspected_here, parts_in, plan_of, table_of, write_archive
-from tests.command import HEATLINE, complaint, heatline, process_env
-from tests.edge.lines import tree
+from tests.command import HEATLINE, complaint, heatline
+from tests.edge.lines import started, tree
 from tests.edge.secured import free_port, until
-from tests.ray_head import ray_head
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # the logs of Ray's processes
 WITHIN_SECONDS = 120.0
 PICTURES, PART = 24, 2
+TASK = "ray::inspect_part"
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +38,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def expected(tmp_path_factory: pytest.TempPathFactory, source: Path, bundle: Bundle) -> Table:
     """The table of a run without faults, and without Ray."""
     return inspected_here([bundle], source, tmp_path_factory.mktemp("dest") / "whole", PART)
-
-
-@pytest.fixture(scope="module")
-def head() -> Iterator[str]:
-    """A Ray with two processors, below this process."""
-    with ray_head() as address:
-        yield address
 
 
 @contextlib.contextmanager
@@ -75,20 +67,9 @@ def title(pid: int) -> str:
 
 
 def workers_below(pid: int) -> list[int]:
-    """Return the processes that inspect a part."""
-    return [each for each in tree(pid) if title(each).startswith("ray::inspect_part")]
-
-
-def local_run(bundle: Bundle, source: Path, dest: Path, *more: str | Path) -> subprocess.Popen[str]:
-    """Start the command on this machine alone, although the environment names a cluster."""
-    command = [HEATLINE, "archive", "inspect", bundle.path, source, "--out", dest, "--workers", "2", *more]
-    return subprocess.Popen(
-        command,
-        env=process_env({"RAY_ADDRESS": "127.0.0.1:1", "HOME": str(dest.parent)}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    """Return the processes that inspect a part. Ray has many threads, and `tree` looks at each."""
+    found = {int(each) for each in os.listdir("/proc") if each.isdigit() and title(int(each)).startswith(TASK)}
+    return [each for each in tree(pid) if each in found] if found else []
 
 
 def kill_in_the_middle(command: subprocess.Popen[str], dest: Path) -> Path:
@@ -108,10 +89,12 @@ def kill_in_the_middle(command: subprocess.Popen[str], dest: Path) -> Path:
 
 
 def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
-    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, head: str
+    tmp_path: Path, source: Path, expected: Table, bundle: Bundle, cluster: str
 ) -> None:
     plan_of(source, tmp_path, PART)
-    with local_run(bundle, source, tmp_path) as driver:
+    alone = {"RAY_ADDRESS": "127.0.0.1:1", "HOME": str(tmp_path.parent)}  # although the environment names a cluster
+    command = "archive", "inspect", bundle.path, source, "--out", tmp_path
+    with started(HEATLINE, *command, "--workers", "2", env=alone) as driver:
         folder = kill_in_the_middle(driver, tmp_path)
     shutil.rmtree(folder)  # a killed driver leaves its files
     there = len(parts_in(tmp_path))
@@ -120,9 +103,9 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
         wait_for(lambda: workers_below(os.getpid()))
         os.kill(workers_below(os.getpid())[0], signal.SIGKILL)
 
-    command = "archive", "inspect", bundle.path, source, "--out", tmp_path, "--json"
+    command = *command, "--json"
     with once(lambda: len(parts_in(tmp_path)) > there, kill_one):
-        result = heatline(*command, "--address", head)
+        result = heatline(*command, "--address", cluster)
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert (found["pictures"], found["inspected"]) == (PICTURES, PICTURES - PART * there)
@@ -139,7 +122,7 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
 
 @pytest.mark.long
 def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
-    tmp_path: Path, bundle: Bundle, head: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, bundle: Bundle, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = write_archive(tmp_path / "source", 8)
     deadly = source / "left" / "0002.png"
@@ -147,7 +130,7 @@ def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
     deadly.write_bytes(DEADLY)
     plan_of(source, tmp_path / "dest")
     monkeypatch.setattr(run, "inspect_part", archives.inspect_part_and_die)
-    command = "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", head
+    command = "archive", "inspect", bundle.path, source, "--out", tmp_path / "dest", "--address", cluster
     result = heatline(*command)
     assert result.returncode == 6, result.stderr
     assert "a picture among left/0000.png to left/0006.png ended its worker 4 times" in complaint(result)
@@ -162,17 +145,19 @@ def test_a_part_that_kills_its_workers_is_named_and_the_others_are_inspected(
 
 @pytest.mark.long
 def test_a_machine_outside_a_cluster_uses_it(tmp_path: Path, source: Path, expected: Table, bundle: Bundle) -> None:
+    from ray.cluster_utils import Cluster  # Ray takes a second to import, in each process that collects tests
+
     plan_of(source, tmp_path, PART)
     port, agent_port = free_port(), free_port()
     # Ray 2.60 tells its server of clients a port of the agent only if it is given.
     ports = {"ray_client_server_port": port.number, "runtime_env_agent_port": agent_port.number}
     node = {"num_cpus": 2, "object_store_memory": 80 << 20, "include_dashboard": False, **ports}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
+    started = Cluster(initialize_head=True, head_node_args=node)
     try:
         address = f"ray://127.0.0.1:{port.number}"
         result = heatline("archive", "inspect", bundle.path, source, "--out", tmp_path, "--address", address)
     finally:
-        cluster.shutdown()
+        started.shutdown()
     assert result.returncode == 0, result.stderr
     assert table_of(tmp_path) == expected
 

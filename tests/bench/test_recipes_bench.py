@@ -25,7 +25,6 @@ from heatline.bench.recipes.recipes import FIGURES, Measurement, RecipeResult, r
 from heatline.bench.recipes.sets import SHIPPED, DataSet, read_sets
 from heatline.edge.errors import BenchError, ConfigError
 from heatline.train.compose import compose
-from heatline.train.config import DenseRecipeConfig
 from heatline.train.dense.cross_validation import divide_groups
 from heatline.train.dense.tiles import OutOfFold
 from heatline.train.metrics import average_precision
@@ -47,10 +46,6 @@ WHOLE_NETWORK = (
 def measurement(data: Path, folder: Path, recipe: Any, overrides: Sequence[str], **more: Any) -> Measurement:
     work, results = folder / "work", folder / "results"
     return Measurement(of=BLOBS, recipe=recipe, overrides=overrides, data=data, work=work, results=results, **more)
-
-
-def recipe_of(overrides: Sequence[str]) -> DenseRecipeConfig:
-    return compose(["data=.", *overrides]).recipe
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +135,7 @@ def test_a_repeated_or_interrupted_measurement_adds_only_missing_results(
 
     run = OutOfFold.read(tmp_path / "work" / "blobs" / one.file.stem / "seed0" / "out_of_fold.npz")
     _, first = np.unique(truth.tiles.table.frame, return_index=True)
-    divided = divide_groups(truth.tiles, recipe_of(tiny), seed=0)  # as for finetune and study
+    divided = divide_groups(truth.tiles, compose(["data=.", *tiny]).recipe, seed=0)  # as for finetune and study
     np.testing.assert_array_equal(run.fold, divided[truth.tiles.group[first]])
     finetuned = measurement(data, tmp_path, "finetune", WHOLE_NETWORK, folds=[1])
     assert [(fold.seed, fold.fold) for fold in finetuned.measure([0]).folds] == [(0, 1)]

@@ -27,7 +27,7 @@ from heatline.edge.wire.events import (
     Verdict,
     VerdictEvent,
 )
-from tests.edge.lines import RunningLine, children, small_frames, write_line, write_pictures
+from tests.edge.lines import RunningLine, small_frames, write_line, write_pictures
 from tests.edge.wire_examples import DEFECT, GOOD, NO_VERDICT
 
 LINE = "line1"
@@ -46,9 +46,6 @@ class Clock:
     """The clock of a store; it stands still until a test moves it."""
 
     wall_ns: int = NOON_NS
-
-    def read_wall_ns(self) -> int:
-        return self.wall_ns
 
 
 def frame(number: int, hw: tuple[int, int] = (48, 64), *, grey: bool = False) -> NDArray[np.uint8]:
@@ -97,7 +94,7 @@ def picture(
 
 def writer(folder: Path, limits: Limits = ALL, clock: Clock | None = None) -> EvidenceWriter:
     clock = clock or Clock()
-    return EvidenceWriter(folder, LINE, limits, clock.read_wall_ns)
+    return EvidenceWriter(folder, LINE, limits, lambda: clock.wall_ns)
 
 
 def store(folder: Path, *pictures: Picture) -> EvidenceStore:
@@ -144,16 +141,6 @@ def line_with_evidence(tmp_path: Path, bundle: Bundle, address: str, tables: str
     camera = f'path = "{tmp_path / "pictures"}"\nloop = true\nrate_fps = {rate_fps}\nwaiting_frames = 64'
     evidence = "" if "[evidence]" in tables else f'[evidence]\nfolder = "{tmp_path / "evidence"}"\n'
     return write_line(tmp_path, bundle.path, address, {"top": camera}, evidence + tables)
-
-
-def monitor_of(line: RunningLine) -> int:
-    """The process of the monitor beside a line."""
-    (found,) = (
-        pid
-        for pid in children(line.process.pid)
-        if b"heatline.edge.monitor.sidecar" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
-    return found
 
 
 def until_evidence(line: RunningLine, wanted: Callable[[EvidenceState], bool]) -> StatusEvent:

@@ -31,14 +31,15 @@ class Clocks:
     """Both clocks of a service; they stand still until a test moves them."""
 
     now_s: float = 1000.0
-    leapt_s: float = 0.0
-    """Seconds by which only the wall clock was set forward."""
 
     def monotonic_s(self) -> float:
         return self.now_s
 
+    def monotonic_ns(self) -> int:
+        return round(self.now_s * 1e9)
+
     def wall_ns(self) -> int:
-        return 1_790_000_000_000_000_000 + round((self.now_s + self.leapt_s) * 1e9)
+        return 1_790_000_000_000_000_000 + self.monotonic_ns()
 
 
 def good(camera: str = "top", number: int = 1) -> Message:

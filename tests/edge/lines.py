@@ -239,6 +239,14 @@ class RunningLine:
         )
         return found
 
+    def child(self, words: str) -> int:
+        """Return the child process with these words in its command line."""
+        for pid in children(self.process.pid):
+            with contextlib.suppress(OSError):  # it has ended
+                if words in Path(f"/proc/{pid}/cmdline").read_text():
+                    return pid
+        raise AssertionError(f"no child process has {words}")
+
     def end(self) -> ReceivedEvents:
         """End the line as systemd does, check its exit code, and return all events."""
         self.process.send_signal(signal.SIGTERM)

@@ -119,4 +119,4 @@ def until(
     give_up = time.monotonic() + within_s
     while not condition():
         assert time.monotonic() < give_up, f"not within {within_s:.0f} s: {description}"
-        time.sleep(0.01)
+        time.sleep(0.03)

@@ -22,7 +22,7 @@ from heatline.edge.reference.reference import Reference
 from tests.command import complaint, heatline, refused
 from tests.edge.lines import small_frames, write_line, write_pictures
 from tests.golden import assert_golden
-from tests.small_bundle import comparing_bundle, copy_of, edit_manifest, golden_tiles, manifest, put, refusal
+from tests.small_bundle import comparing_bundle, copy_of, edit_manifest, golden_tiles, manifest, parts_of, put, refusal
 
 Change = Callable[[dict[str, Any]], Any]
 RIGHT = golden_tiles()
@@ -46,10 +46,6 @@ def references() -> dict[str, Reference]:
 @pytest.fixture(scope="module")
 def comparing(references: dict[str, Reference], tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return comparing_bundle(tmp_path_factory.mktemp("comparing") / "b", references)
-
-
-def parts_of(bundle: Bundle) -> dict[str, bytes]:
-    return {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
 
 
 def test_an_opened_bundle_equals_the_written_one(bundle: Bundle, tmp_path: Path) -> None:

@@ -55,13 +55,6 @@ def until_alarms(run: RunningLine, active: bool, **expected: str) -> list[AlarmE
     return alarms
 
 
-def process_of(run: RunningLine, camera: str) -> int:
-    for pid in children(run.process.pid):
-        if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(f"\0{camera}\0".encode()):
-            return pid
-    raise AssertionError(f"{camera} has no process")
-
-
 def resources(pid: int) -> tuple[int, int, int, int]:
     """Return the numbers of a process's descriptors, threads, children, and memories of camera processes."""
     process = Path(f"/proc/{pid}")
@@ -88,7 +81,7 @@ def test_a_killed_or_hanging_process_of_any_camera_is_replaced_without_leftovers
                 run.until_inspected(camera)
             before = resources(run.process.pid)
             for killed in [[*cameras], ["drawn"], ["drawn"]] * rounds:
-                for pid in [process_of(run, camera) for camera in killed]:
+                for pid in [run.child(f"\0{camera}\0") for camera in killed]:
                     os.kill(pid, signal.SIGKILL)
                 alarms = [run.next_alarm() for _ in range(2 * len(killed))]  # one may be back as another's is noticed
                 for camera in killed:
@@ -97,7 +90,7 @@ def test_a_killed_or_hanging_process_of_any_camera_is_replaced_without_leftovers
                     assert "SIGKILL" in begin.detail
                 for camera in killed * 2:  # each process begins with the same picture: a third would be frozen
                     run.until_inspected(camera)
-            os.kill(process_of(run, "drawn"), signal.SIGSTOP)
+            os.kill(run.child("\0drawn\0"), signal.SIGSTOP)
             until_alarms(run, True, drawn="unresponsive")
             until_alarms(run, False, drawn="unresponsive")
             # The last frames of each camera's two previous processes may still be referenced.
@@ -172,10 +165,6 @@ LOST = 4
 TOO_LATE = "too late"
 
 
-def score_of_grey(value: int) -> object:
-    return pytest.approx(float(answer(np.full((1, TILE, TILE, 3), value, np.uint8))[0][0]), abs=1e-3)
-
-
 def triggered(line: Commander, camera: str, part: str) -> Triggered | str:
     """Trigger the frame of a part; return the reply, or the reason of its refusal."""
     try:
@@ -218,7 +207,8 @@ def test_each_part_has_the_verdict_on_its_own_pixels_and_a_lost_frame_costs_only
         elif reply != TOO_LATE:
             assert isinstance(reply, Triggered), f"{event.part_id}: {reply}"
             assert (reply.frame_id, reply.frame_number) == (event.frame_id, event.frame_number)
-            assert event.frame_score == score_of_grey(255 - 2 * number), event.part_id
+            tile = np.full((1, TILE, TILE, 3), 255 - 2 * number, np.uint8)
+            assert event.frame_score == pytest.approx(float(answer(tile)[0][0]), abs=1e-3), event.part_id
     assert received.last.ledger["top"].captured == count, "every trigger is accounted for, and nothing else"
     assert {65535, 1} <= {event.frame_id for event in events}
     assert received.alarms == []

@@ -30,7 +30,6 @@ from tests.edge.fault_disks import fill, small_disk
 from tests.edge.lines import (
     RunningLine,
     assert_every_frame_has_its_event,
-    children,
     running,
     write_line_with,
 )
@@ -139,23 +138,14 @@ def test_what_people_keep_outlives_a_kill_of_the_page_and_of_the_line(tmp_path: 
                 name = line.newest()
                 until(lambda: keep(line.page, name, kind).status == 200)  # noqa: B023  # a slow disk may need a second
                 kept[name] = kind
-                (sidecar,) = [pid for pid in children(run.process.pid) if b"monitor" in _command(pid)]
-                os.kill(sidecar, signal.SIGKILL)
-                camera = next(pid for pid in children(run.process.pid) if b"cameras" in _command(pid))
-                os.kill(camera, signal.SIGKILL)
+                for words in ("monitor", "cameras"):
+                    os.kill(run.child(words), signal.SIGKILL)
                 until_collected(run)
             assert run.next_alarm().active
             run.process.kill()
         assert {name: kind for kind, _, name in line.marks()} == kept, life
     assert {by for _, by, _ in line.marks()} == {"Anna"}
     assert {label: len(names) for label, names in pictures(line.folder).items()} == {"good": 2, "defective": 2}
-
-
-def _command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def test_each_triggered_frame_is_kept_under_its_part(tmp_path: Path, address: str) -> None:

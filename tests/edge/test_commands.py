@@ -100,14 +100,6 @@ def line(address: str) -> Iterator[Line]:
         yield opened
 
 
-@pytest.fixture
-def pending(line: Line) -> PendingTriggers:
-    """Handler of the line's server."""
-    pending = PendingTriggers()
-    line.serve(pending)
-    return pending
-
-
 def send_request(socket: "zmq.Socket[bytes]", request: Request = PLAIN) -> None:
     socket.send(to_bytes(request))
 

@@ -32,7 +32,7 @@ from heatline.edge.monitor.pictures import PictureClient, picture_socket
 from heatline.edge.monitor.recorder import Recorder
 from heatline.edge.monitor.store import INDEX, EvidenceStore
 from heatline.edge.wire.events import EvidenceState, MarkKind, Message
-from tests.command import WITHIN_SECONDS, process_env
+from tests.command import WITHIN_SECONDS
 from tests.edge.evidences import (
     ALL,
     DAY_NS,
@@ -45,7 +45,6 @@ from tests.edge.evidences import (
     kept_by,
     line_with_evidence,
     mark,
-    monitor_of,
     names,
     picture,
     room,
@@ -55,12 +54,11 @@ from tests.edge.evidences import (
 )
 from tests.edge.fault_disks import failing_disk, fill, frozen, power_cut, small_disk
 from tests.edge.journals import all_records, change, good, make_writer
-from tests.edge.lines import running
+from tests.edge.lines import running, started
 from tests.edge.secured import free_port, until
 from tests.edge.supervised import in_thread
 from tests.edge.view_pages import Page, page_at
 
-ROOT = Path(__file__).parents[2]
 KINDS: list[MarkKind] = ["right", "false_alarm", "missed", "withdrawn"]
 HOUR_NS = 3600 * 10**9
 
@@ -341,7 +339,9 @@ def test_a_writer_that_is_killed_at_any_step_leaves_whole_entries_only(tmp_path:
     ends = []
     for number, step in enumerate(steps):
         command = [sys.executable, "-c", KILLED_AT_A_STEP, tmp_path, str(2 * number), str(step)]
-        ends.append(subprocess.run(command, cwd=ROOT, timeout=WITHIN_SECONDS, check=False).returncode)
+        ends.append(
+            subprocess.run(command, cwd=Path(__file__).parents[2], timeout=WITHIN_SECONDS, check=False).returncode
+        )
         before, found = whole, EvidenceStore(tmp_path)
         whole = sorted(entry.event.frame_number for entry in found.entries())
         assert whole[: len(before) + 1] == [*before, 2 * number], "what was written is there"
@@ -367,18 +367,13 @@ sys.exit(sidecar.main())
 """The process, on a disk that does not answer."""
 
 
-def recorder_process(file: Path, *program: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, *(program or ("-m", "heatline.edge.monitor.sidecar")), file]
-    return subprocess.Popen(command, env=process_env(None), stderr=subprocess.PIPE, text=True)
-
-
 def test_a_disk_that_does_not_answer_holds_up_no_end(
     tmp_path: Path, bundle: Bundle, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     file = line_with_evidence(tmp_path, bundle, address)
     feed = PictureFeed(picture_socket(file))
-    with contextlib.closing(feed), recorder_process(file, "-c", HANGING) as process:
+    with contextlib.closing(feed), started(sys.executable, "-c", HANGING, file) as process:
         assert process.stderr.readline() == "the disk hangs\n"
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=WITHIN_SECONDS)
@@ -440,7 +435,7 @@ def test_a_killed_monitor_costs_no_verdict_and_leaves_whole_entries_and_the_next
         kept = 0
         for _ in range(kills):
             kept = kept_by(line, kept)
-            os.kill(monitor_of(line), signal.SIGKILL)
+            os.kill(line.child("monitor.sidecar"), signal.SIGKILL)
             status = until_evidence(line, lambda state: state.fault is not None)
             assert (status.handshake.state, "the monitor" in str(status.handshake.detail)) == ("DEGRADED", True)
             assert "the monitor" in str(status.web.fault)

@@ -30,7 +30,6 @@ from tests.edge.evidences import (
     kept_by,
     line_with_evidence,
     mark,
-    monitor_of,
     names,
     picture,
     writer,
@@ -240,7 +239,7 @@ def test_a_line_stores_its_defects_and_some_good_frames_and_the_marks_that_comma
 
     with running(file, address) as line:
         kept_by(line, 5)
-        threads = Path(f"/proc/{monitor_of(line)}/task").glob("*/stat")
+        threads = Path(f"/proc/{line.child('monitor.sidecar')}/task").glob("*/stat")
         assert {each.read_text().rpartition(") ")[2].split()[16] for each in threads} == {"19"}, "nice of each"
         one, two = [entry.picture for entry in store.entries(verdicts=["DEFECT"])][:2]
         made = facts("mark", file, one, "false-alarm", "--by", "Ada")

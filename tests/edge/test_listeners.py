@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import pytest
-import zmq
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.config import WebConfig
@@ -30,7 +29,7 @@ from heatline.edge.delivery.subscriber import Subscriber
 from tests.command import HEATLINE
 from tests.edge.bridged_line import modbus_served
 from tests.edge.lines import POLL_SECONDS, RunningLine, line_started, small_frames, write_line, write_pictures
-from tests.edge.secured import Secured, free_port, until
+from tests.edge.secured import Secured, connected, free_port, until
 from tests.edge.socket_servers import SOCKET_SERVERS
 from tests.edge.view_pages import make_certificates, page
 
@@ -128,13 +127,7 @@ def zeromq_door(folder: Path, name: SocketName, with_keys: bool) -> Iterator[Doo
 
     @contextlib.contextmanager
     def client(source: str, within_s: float) -> Iterator[Ask]:
-        with zmq.Context() as context, context.socket(server.kind) as found:
-            found.setsockopt(zmq.LINGER, 0)
-            if found.type == zmq.SUB:
-                found.setsockopt(zmq.SUBSCRIBE, b"")
-            if keys is not None:
-                keys.apply(found)
-            found.connect(f"tcp://{source}:0;127.0.0.1:{port.number}")
+        with connected(f"tcp://{source}:0;127.0.0.1:{port.number}", server.kind, keys) as found:
             yield lambda: server.serves(found, int(1000 * within_s))
 
     with contextlib.closing(server):

@@ -9,13 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from heatline.edge.bundle import Bundle, write_bundle
-from heatline.edge.errors import ConfigError
-from heatline.edge.monitor.activation import with_key
+from heatline.edge.bundle import Bundle
 from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.pictures import add_mark, picture_socket
@@ -25,24 +21,20 @@ from tests.command import complaint, heatline
 from tests.edge.lines import (
     ReceivedEvents,
     RunningLine,
-    children,
     running,
     small_frames,
     write_line,
     write_pictures,
 )
 from tests.edge.view_pages import page
+from tests.small_bundle import lenient_bundle
 
 COUNTS = {"DEFECT GOOD", "GOOD GOOD"}
 
 
 @pytest.fixture(scope="module")
 def lenient(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A bundle that rejects nothing."""
-    calibration = replace(bundle.manifest.calibration, score_threshold=50.0)
-    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
-    path = tmp_path_factory.mktemp("lenient") / "lenient.bundle"
-    return write_bundle(path, replace(bundle.manifest, name="lenient", calibration=calibration), files)
+    return lenient_bundle(tmp_path_factory.mktemp("lenient") / "lenient.bundle", bundle)
 
 
 @pytest.fixture
@@ -70,16 +62,6 @@ def until_shadow(run: RunningLine, wanted: Any) -> ShadowState:
     return found
 
 
-def shadow_process(run: RunningLine) -> int:
-    """Return the process of the shadow."""
-
-    def is_shadow(pid: int) -> bool:
-        return b"heatline.edge.service.shadow" in Path(f"/proc/{pid}/cmdline").read_bytes()
-
-    (found,) = filter(is_shadow, children(run.process.pid))
-    return found
-
-
 def assert_every_frame_has_its_verdict(run: RunningLine) -> ReceivedEvents:
     """End the line, and return its events."""
     received = run.end()
@@ -92,7 +74,7 @@ def test_it_judges_the_same_frames_and_what_it_found_outlives_both_processes(
     line: Path, run: RunningLine, address: str
 ) -> None:
     until_shadow(run, lambda shadow: shadow.judged >= 6)
-    os.kill(shadow_process(run), signal.SIGKILL)
+    os.kill(run.child("service.shadow"), signal.SIGKILL)
     assert until_shadow(run, lambda shadow: shadow.fault).fault == "the shadow bundle's process was ended by SIGKILL"
     assert until_shadow(run, lambda shadow: shadow.bundle and not shadow.fault).bundle.name == "lenient"
     run.process.kill()
@@ -111,7 +93,7 @@ def test_a_shadow_that_is_too_slow_leaves_out_its_own_frames_and_one_that_cannot
     line: Path, run: RunningLine, lenient: Bundle
 ) -> None:
     until_shadow(run, lambda shadow: shadow.judged)
-    stopped = shadow_process(run)
+    stopped = run.child("service.shadow")
     os.kill(stopped, signal.SIGSTOP)
     run.until_inspected_frames(20)
     os.kill(stopped, signal.SIGCONT)
@@ -185,22 +167,3 @@ def test_the_command_says_what_reviewers_said_of_frames_on_which_they_differ(lin
     shown = heatline("shadow", line).stdout
     assert f"{found['frames']} frames judged by both" in shown
     assert "right of 1 reviewed" in shown
-
-
-KEYS = st.sampled_from(["shadow", "former", "product"])
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1)
-TEXT = '# "quoted"\nbundle = \'a\'  # by Ada\nallow_unsigned = true\n[[cameras]]\nname = "shadow = 1"\n'
-
-
-@given(KEYS, NAMES, NAMES)
-def test_a_key_is_added_changed_and_taken_out_and_the_rest_stays(key: str, one: str, other: str) -> None:
-    file, text = Path("line.toml"), TEXT
-    for value in (one, other):
-        text = with_key(text, key, Path(value), None, file)
-        assert tomllib.loads(text) == {**tomllib.loads(TEXT), key: str(Path(value))}
-    assert with_key(text, key, None, None, file) == with_key(TEXT, key, None, None, file) == TEXT
-
-
-def test_a_key_that_cannot_be_found_is_named() -> None:
-    with pytest.raises(ConfigError, match="has no line that sets shadow; write it there by hand: take shadow out"):
-        with_key('"shadow" = "a"\n', "shadow", None, None, Path("line.toml"))

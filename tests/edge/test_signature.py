@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from heatline.edge.bundle import Bundle, open_bundle, sign_bundle
@@ -186,20 +186,41 @@ name = "boards"
 """
 
 
-def test_only_the_key_changes() -> None:
-    for product, old in ((None, "'a.bundle'"), ("lids", '"lids.bundle"'), ("boards", '"boards.bundle"')):
-        for bundle in ("/b/new.bundle", '/b/with "quotes" and\ttab', "/b/Prüfling 🏭"):
-            changed = with_key(TEXT, "bundle", Path(bundle), product, Path("line.toml"))
-            assert changed == TEXT.replace(old, json.dumps(bundle, ensure_ascii=False))
-            back = with_key(changed, "bundle", Path("/b/old.bundle"), product, Path("line.toml"))
-            assert back == TEXT.replace(old, '"/b/old.bundle"'), "also a path with quotes can be changed again"
+FILE = Path("line.toml")
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1).map(
+    lambda name: f"/b/{name}"
+)
 
 
-def test_a_file_without_the_key_is_not_changed() -> None:
-    with pytest.raises(ConfigError, match="no line that sets bundle; write it there by hand"):
-        with_key('"bundle" = "a"\n', "bundle", Path("b"), None, Path("line.toml"))
-    with pytest.raises(ConfigError, match="no line that sets bundle of product new; write it there by hand"):
-        with_key('bundle = "a"\n[[products]]\nname = "new"\n', "bundle", Path("b"), "new", Path("line.toml"))
+@example("a", '/b/with "quotes" and\ttab', "/b/Prüfling 🏭")
+@given(st.sampled_from(["a", "lids", "boards", "shadow", "former"]), NAMES, NAMES)
+def test_only_the_key_changes_also_one_that_is_added_and_taken_out(which: str, one: str, other: str) -> None:
+    product, key = (which, "bundle") if which in ("lids", "boards") else (None, "bundle" if which == "a" else which)
+    text, old = TEXT, "'a.bundle'" if which == "a" else f'"{which}.bundle"'
+    for bundle in (one, other):
+        text = with_key(text, key, Path(bundle), product, FILE)
+        written = json.dumps(str(Path(bundle)), ensure_ascii=False)
+        if key == "bundle":
+            assert text == TEXT.replace(old, written)
+        else:
+            assert tomllib.loads(text) == {**tomllib.loads(TEXT), key: str(Path(bundle))}
+    if key != "bundle":
+        assert with_key(text, key, None, None, FILE) == with_key(TEXT, key, None, None, FILE) == TEXT
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "new", "product", "told"),
+    [
+        ('"bundle" = "a"\n', "bundle", FILE, None, "bundle; write"),
+        ('bundle = "a"\n[[products]]\nname = "new"\n', "bundle", FILE, "new", "bundle of product new; write"),
+        ('"shadow" = "a"\n', "shadow", None, None, "shadow; write it there by hand: take shadow out"),
+    ],
+)
+def test_a_key_that_cannot_be_found_is_named(
+    text: str, key: str, new: Path | None, product: str | None, told: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"has no line that sets {told}"):
+        with_key(text, key, new, product, FILE)
 
 
 @pytest.fixture

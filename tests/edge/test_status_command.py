@@ -29,15 +29,13 @@ from tests.edge.status_only_line import StatusOnlyLine, a_change, a_status
 from tests.edge.wire_examples import GOLDEN, JOURNAL_STATUS
 from tests.golden import assert_golden
 
-ROOT = Path(__file__).parents[2]
-
 
 def ask(*arguments: str | Path, timeout_s: float = 20) -> subprocess.CompletedProcess[str]:
     return heatline("status", *arguments, "--timeout", str(timeout_s), env={"COLUMNS": "240"})
 
 
 def test_the_exit_code_gives_the_state_and_is_documented(address: str) -> None:
-    document = (ROOT / "docs" / "exit-codes.md").read_text()
+    document = (Path(__file__).parents[2] / "docs" / "exit-codes.md").read_text()
     rows = re.findall(r"^\| (\d+) \| \| `heatline status`: (\w+)", document, flags=re.MULTILINE)
     assert {"READY": 0} | {state: int(code) for code, state in rows} == EXIT_CODES
     assert EXIT_CODES == {"READY": 0, "BUSY": 16, "DEGRADED": 17, "NOT_READY": 18}

@@ -46,15 +46,13 @@ from heatline.edge.wire.events import (
     Verdict,
 )
 from tests.command import WITHIN_SECONDS
-from tests.edge.journals import good, make_writer
+from tests.edge.journals import Clocks, good, make_writer
 from tests.edge.lines import write_line
 from tests.edge.secured import until
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import (
     NAME,
-    NS,
     Answer,
-    Clock,
     Page,
     acknowledge,
     frame,
@@ -156,7 +154,7 @@ def test_everything_but_the_login_and_healthz_needs_the_token_or_the_cookie_of_a
 
 
 def test_from_another_machine_only_people_whose_keys_have_the_role_change_something(tmp_path: Path) -> None:
-    clock, allowed, memory = Clock(), tmp_path / "allowed", memory_of("DEFECT")
+    clock, allowed, memory = Clocks(), tmp_path / "allowed", memory_of("DEFECT")
     clock.now_s = time.time()
     line, ada, bob, eve = (make_key_pair(tmp_path / f"{name}.key") for name in ("line", "ada", "bob", "eve"))
     allow(ada.public, "ada", allowed, "reviewer")
@@ -243,7 +241,7 @@ def test_with_tls_the_cookie_is_never_sent_in_clear_and_only_browsers_of_the_aut
 
 
 def test_two_viewers_get_the_same_picture_with_its_heatmap_and_age() -> None:
-    clock = Clock()
+    clock = Clocks()
     memory = memory_with(clock)
     memory.add_picture(picture(verdict(1, clock), frame(90, (1000, 2000))))
     clock.now_s += 4
@@ -330,7 +328,7 @@ def decoded(data: bytes) -> NDArray[np.uint8]:
 
 
 def test_the_state_and_the_history_have_the_lines_own_figures() -> None:
-    clock = Clock()
+    clock = Clocks()
     memory = memory_with(clock)
     memory.add_status(JOURNAL_STATUS.event)  # type: ignore[arg-type]
     for number in range(1, 21):
@@ -344,12 +342,12 @@ def test_the_state_and_the_history_have_the_lines_own_figures() -> None:
     top = state["cameras"]["top"]
     assert (top["frame_period_ms"], top["ledger"]["captured"]) == (500, 131_080)
     assert top["latency_ms"] == {"median": 10.5, "p95": pytest.approx(19.05)}
-    assert history["t"] == [clock.wall_ns() // NS - back for back in (3, 2, 1)]
+    assert history["t"] == [clock.wall_ns() // 10**9 - back for back in (3, 2, 1)]
     assert (history["rate"], history["latency_ms"]) == ({"top": [2, 2, 1]}, {"top": [16.5, 18.5, 20.0]})
 
 
 def test_readyz_says_why_not_in_words() -> None:
-    clock = Clock()
+    clock = Clocks()
     memory = memory_with(clock)
     with page(memory) as served:
 
@@ -374,7 +372,7 @@ def test_the_scores_of_a_camera_have_their_threshold_and_what_it_is_known_to_mis
     folder = edit_manifest(bundle_in(tmp_path / "dark").path, lambda each: each["calibration"].update(missed=missed))
     opened = open_bundle(folder)
     file = write_line(tmp_path, folder, "tcp://127.0.0.1:5555", {"top": f'path = "{tmp_path}"'})
-    threshold, memory = opened.manifest.calibration.score_threshold, memory_with(Clock())
+    threshold, memory = opened.manifest.calibration.score_threshold, memory_with(Clocks())
     for number, score in enumerate((0.5, 2.5, -1.0), 1):
         memory.add_verdict(verdict(number, frame_score=score), live=True)
     memory.add_verdict(verdict(4, camera="side", frame_score=9.0), live=True)
@@ -542,7 +540,7 @@ def ready(**what: object) -> StatusEvent:
     return msgspec.structs.replace(status, **(keys | what))
 
 
-def running(clock: Clock, period_s: float = 0.1) -> Memory:
+def running(clock: Clocks, period_s: float = 0.1) -> Memory:
     """The memory of a line that gives verdicts."""
     memory = memory_with(clock)
     for number in range(1, 31):
@@ -553,7 +551,7 @@ def running(clock: Clock, period_s: float = 0.1) -> Memory:
 
 
 def test_a_line_that_works_needs_no_words_and_a_late_frame_makes_its_picture_stale() -> None:
-    clock = Clock()
+    clock = Clocks()
     memory = running(clock)
     state = describe(memory, "line1")
     assert (state["running"], state["handshake"].state, state["words"]) == (True, "READY", [])
@@ -583,7 +581,7 @@ def test_reasons_faults_and_drift_are_plain_words_and_what_matters_most_comes_fi
     for reason in RESULT_REASONS:
         detail = row_of(verdict(kind="NO_VERDICT", reason=reason, detail=None))["detail"]
         assert not re.search("[._]", str(detail)), detail
-    memory = running(Clock())
+    memory = running(Clocks())
     dead = CameraState(state="DEAD", reason="silent", since_at_ns=1)
     shift = DriftReading(value=36.0, calibrated=0.0, low=-3.0, high=3.0, frames=30, drifted=True)
     memory.add_status(ready(cameras={"top": dead}, drift={"top": {"shift_x": shift}}))
@@ -676,9 +674,9 @@ def test_verdicts_and_marks_that_did_not_come_live_are_read_in_the_journal_each_
 PARTS = PartAccount(announced=9, judged=6, no_verdict=2, open=1)
 
 
-def full() -> tuple[Memory, Metrics, Clock]:
+def full() -> tuple[Memory, Metrics, Clocks]:
     """Metrics with a value for everything."""
-    clock = Clock()
+    clock = Clocks()
     memory = memory_with(clock)
     metrics = Metrics(memory)
     status, drifted = JOURNAL_STATUS.event, GOLDEN["status-drift"].event

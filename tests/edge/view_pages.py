@@ -34,33 +34,19 @@ from heatline.edge.wire.events import HeatmapPng, Mark, Message, ReviewEvent, Ve
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.brokers import Authority
 from tests.edge.evidences import ALL, EXAMPLES, writer
-from tests.edge.journals import make_writer
+from tests.edge.journals import Clocks, make_writer
 from tests.edge.lines import started
 
 LINE = "line1"
-NS = 1_000_000_000
 
 
-class Clock:
-    """Both clocks of a PC; they stand still until a test moves them."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def monotonic_ns(self) -> int:
-        return round(self.now_s * NS)
-
-    def wall_ns(self) -> int:
-        return 1_790_000_000 * NS + self.monotonic_ns()
-
-
-def memory_with(clock: Clock) -> Memory:
+def memory_with(clock: Clocks) -> Memory:
     return Memory(clock.monotonic_ns, clock.wall_ns)
 
 
-def verdict(number: int = 1, clock: Clock | None = None, kind: Verdict = "DEFECT", **what: Any) -> VerdictEvent:
+def verdict(number: int = 1, clock: Clocks | None = None, kind: Verdict = "DEFECT", **what: Any) -> VerdictEvent:
     """A verdict on a frame that was captured now."""
-    clock = clock or Clock()
+    clock = clock or Clocks()
     now = {"captured_at_ns": clock.wall_ns(), "captured_monotonic_ns": clock.monotonic_ns()}
     times = msgspec.structs.replace(EXAMPLES[kind].times, **now)
     keys = {"camera": "top", "frame_number": number, "seq": number, "times": times} | what

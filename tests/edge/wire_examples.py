@@ -82,5 +82,4 @@ DEFECT, GOOD, NO_VERDICT = GOLDEN["verdict-defect"], GOLDEN["verdict-good"], GOL
 LOST, NO_FRAME = GOLDEN["no-verdict-lost"], GOLDEN["no-verdict-no-frame"]
 STATUS, HANDSHAKE, JOURNAL_STATUS = GOLDEN["status"], GOLDEN["status-handshake"], GOLDEN["status-journal"]
 ALARM, CHANGE, REFUSED_CHANGE = GOLDEN["alarm"], GOLDEN["change"], GOLDEN["change-refused"]
-DRIFT = GOLDEN["drift"]
 LIVE_ONLY = GOLDEN["journal-live-only"]

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -202,22 +202,6 @@ def sample_tree(root: int) -> Mapping[str, int]:
     return total
 
 
-class Samples:
-    """Samples of the processes, by the number of frames reported so far."""
-
-    def __init__(self) -> None:
-        self.columns: dict[str, list[int]] = {}
-
-    def add(self, frames: int, sample: Mapping[str, int]) -> None:
-        for name, value in {"frames": frames, **sample}.items():
-            self.columns.setdefault(name, []).append(value)
-
-    def slope(self, name: str) -> Slope | None:
-        """Return the slope of a column after the warm-up."""
-        from_here = round(WARM_UP * len(self.columns["frames"]))
-        return slope(self.columns["frames"][from_here:], self.columns[name][from_here:])
-
-
 def soak(
     bundle: Bundle,
     frames: int,
@@ -237,8 +221,8 @@ def soak(
         "on_overload": "drop_oldest" if rate_fps else "block",
         "waiting_frames": WAITING_FRAMES,
     }
-    tally, samples, port = Tally(), Samples(), free_port()
-    pending: tuple[int, int, Mapping[str, int]] | None = None
+    tally, columns, port = Tally(), defaultdict[str, list[int]](list), free_port()
+    pending: tuple[int, Mapping[str, int]] | None = None
     """A sample counts after a frame that was captured later has come: the last ones may lack the camera's process."""
     began_s: float | None = None
     due_s = last_s = time.monotonic()
@@ -250,7 +234,8 @@ def soak(
                 if event is not None:
                     tally.add(event)
                 if isinstance(event, VerdictEvent) and pending and event.times.captured_monotonic_ns > pending[0]:
-                    samples.add(*pending[1:])
+                    for name, value in pending[1].items():
+                        columns[name].append(value)
                     pending = None
                 if tally.frames > before:
                     began_s, last_s = began_s or now_s, now_s
@@ -259,11 +244,12 @@ def soak(
                 assert now_s < last_s + SILENCE_SECONDS, f"no frame was reported any more, after {before} of {frames}"
                 if tally.frames and pending is None and now_s >= due_s:
                     if sample := sample_tree(line.process.pid):
-                        pending = time.monotonic_ns(), tally.frames, sample
+                        pending = time.monotonic_ns(), {"frames": tally.frames, **sample}
                     due_s = now_s + sample_every_s
             assert line.exit_code() == 0
     assert began_s is not None
-    assert samples.columns, "the run ended before the first sample; give --frames more"
+    assert columns, "the run ended before the first sample; give --frames more"
+    steady = slice(round(WARM_UP * len(columns["frames"])), None)
     return SoakRun(
         rate_fps=rate_fps,
         frames_planned=frames,
@@ -274,9 +260,9 @@ def soak(
         alarms=dict(tally.alarms),
         ledger=tally.account,
         ledger_balanced=tally.balanced,
-        pss_slope=samples.slope("pss_bytes"),
+        pss_slope=slope(columns["frames"][steady], columns["pss_bytes"][steady]),
         latency_p99_ms=tally.latency_p99_ms,
-        samples=samples.columns,
+        samples=dict(columns),
     )
 
 

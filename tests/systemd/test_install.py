@@ -158,19 +158,19 @@ def test_an_incomplete_installation_is_deleted_on_a_full_disk(pc: LinePc, next_p
     result = pc.run("sh", changed(next_package, tmp_path / "package", "target", target) / "install.sh")
     assert result.returncode == 1
     assert f"Deleting /opt/heatline/{NEXT_VERSION}, an incomplete installation" in result.stdout
-    assert "No space left on device" in result.stderr
+    assert re.search("pip cannot install the wheels: .*No space left on device.*; nothing has changed", result.stderr)
     assert pc.sh("ls /opt/heatline") == ""
 
 
 def test_a_package_that_is_damaged_does_not_work_or_is_for_another_machine_is_refused(
     pc_in_use: LinePc, next_package: Path, tmp_path: Path
 ) -> None:
-    """The one whose bundle cannot be verified is like one on a processor that computes wrongly."""
+    """The one whose bundle cannot be verified is like one on a processor that computes wrongly. That pip fails is
+    tested with a full disk."""
     active, target = rf"{re.escape(VERSION)} is still active", (next_package / "target").read_text()
     wheel, manifest = f"wheels/heatline-{NEXT_VERSION}-py3-none-any.whl", "share/rehearsal.bundle/manifest.json"
     for file, text, sealed, sentence in (
         (wheel, "not what was packed", False, rf"{wheel}: FAILED, so the package is damaged"),
-        (wheel, "not what was packed", True, rf"pip cannot install the wheels.*{active}"),
         (manifest, "{}", True, rf"heatline {NEXT_VERSION} does not work on this machine: .*{active}"),
         ("target", "machine=aarch64", True, "this machine is x86_64, but the package is for aarch64"),
         ("target", "glibc=9.10", True, "but the package needs 9.10 or newer"),

@@ -31,7 +31,7 @@ from heatline.train.models.vit import FUSIONS
 from tests.command import complaint, heatline
 from tests.conftest import write_picture
 from tests.golden import assert_golden
-from tests.small_bundle import GAIN, bundle_in, dark_square, white_frame
+from tests.small_bundle import GAIN, bundle_in, dark_square, parts_of, white_frame
 from tests.train.blobs import draw_blobs, write_labels
 from tests.train.trained import NAMED_SPLIT, SMALL
 
@@ -376,9 +376,8 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
     seen = [Appearance((224, 446), ImageStatistics.of(frame), None) for frame in (white, dark_square(white, 80, 80))]
     plausible = fit_plausibility(seen).plausible
     calibration = msgspec.structs.replace(bundle.manifest.calibration, plausible=plausible)
-    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
     manifest = msgspec.structs.replace(bundle.manifest, calibration=calibration)
-    knowing = write_bundle(tmp_path / "knowing", manifest, files)
+    knowing = write_bundle(tmp_path / "knowing", manifest, parts_of(bundle))
     for stem in ("a2", "b1"):
         write_picture(data / "images" / f"{stem}.png", white // 100)
     done = run(knowing.path, "--data", data, "--out", tmp_path / "out")

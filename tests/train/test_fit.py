@@ -1,4 +1,7 @@
-"""The configuration of a training; and training from a folder of pictures to a run that can be loaded."""
+"""The configuration of a training; and training from a folder of pictures to a run that can be loaded.
+
+Tests import `whole_network` themselves: with it Lightning, which takes seconds in each process that collects tests.
+"""
 
 import itertools
 import json
@@ -27,10 +30,9 @@ from heatline.train.compose import compose, read_config, write_config
 from heatline.train.config import TrainConfig
 from heatline.train.fit import fit
 from heatline.train.run import RunFolder, Split, load_run, split_by_fractions, split_by_name
-from heatline.train.whole_network import COLUMNS, MetricsTable, merit, plan_steps, read_metrics
 from tests.command import complaint, heatline
 from tests.train.blobs import draw_blobs, sort_tiles
-from tests.train.trained import NAMED_SPLIT, SMALL
+from tests.train.trained import NAMED_SPLIT, SMALL, metrics_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PLATEAU = ("recipe.schedule=plateau", "recipe.lr=1e-7", "recipe.validate_every=1", "recipe.steps=8")
@@ -61,10 +63,12 @@ def plateau_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> RunFol
 
 
 def test_a_run_writes_the_documented_files_and_is_loaded_with_its_best_weights(run: RunFolder, tmp_path: Path) -> None:
+    from heatline.train.whole_network import COLUMNS
+
     assert sorted(str(path.relative_to(run.folder)) for path in run.folder.rglob("*")) == [
         "checkpoints", "checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "metrics.csv", "run.json",
     ]  # fmt: skip
-    rows, summary, loaded = read_metrics(run.metrics), run.read_summary(), load_run(run.folder)
+    rows, summary, loaded = metrics_of(run), run.read_summary(), load_run(run.folder)
     assert ([row["step"] for row in rows], rows[1]["lr"], set(rows[0])) == ([3, 6], 0, set(COLUMNS))
     assert (summary.finished, summary.steps, summary.data, summary.truth) == (True, 6, "blobs", "masks")
     assert summary.groups == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
@@ -139,7 +143,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
     request: pytest.FixtureRequest, blobs: Path, tmp_path: Path, by: str, step: int, recipe: tuple[str, ...]
 ) -> None:
     whole: RunFolder = request.getfixturevalue("plateau_run" if recipe else "run")
-    assert not recipe or read_metrics(whole.metrics)[-1]["lr"] == pytest.approx(1e-8), "a tenth, at last"
+    assert not recipe or metrics_of(whole)[-1]["lr"] == pytest.approx(1e-8), "a tenth, at last"
     out = tmp_path / "run"
     interrupt(by, step, out, [f"data={blobs}", f"out={out}", *SMALL, *NAMED_SPLIT, *recipe])
     assert not RunFolder(out).read_summary().finished
@@ -149,7 +153,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
         patch.setattr(BatchSampler, "draw", lambda self, number: (drawn.append(number), draw(self, number))[1])
         resumed = fit(compose([f"out={out}", "resume=true"]))
     assert min(drawn) >= step - 1, "it continues from the last checkpoint, not from the best"
-    assert read_metrics(resumed.metrics) == read_metrics(whole.metrics)
+    assert metrics_of(resumed) == metrics_of(whole)
     assert_same_weights(resumed, whole)
     summary = resumed.read_summary()
     assert (summary.val, summary.finished, resumed.cache.exists()) == (whole.read_summary().val, True, False)
@@ -157,6 +161,8 @@ def test_a_resumed_training_equals_an_uninterrupted_one(
 
 @pytest.mark.parametrize("step", [4, pytest.param(6, marks=pytest.mark.long)])  # 6: it writes its last checkpoint
 def test_a_full_disk_loses_no_file_and_no_step(run: RunFolder, blobs: Path, tmp_path: Path, step: int) -> None:
+    from heatline.train.whole_network import MetricsTable
+
     written, (_, hard) = MetricsTable.on_validation_end, resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def and_then_the_disk_is_full(self: MetricsTable, trainer: Any, module: Any) -> None:
@@ -176,7 +182,7 @@ def test_a_full_disk_loses_no_file_and_no_step(run: RunFolder, blobs: Path, tmp_
     assert sorted(path.name for path in (out / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
     assert torch.load(out / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == step - 2
     resumed = fit(compose([f"out={out}", "resume=true"]))
-    assert [row["step"] for row in read_metrics(resumed.metrics)] == [2, 4, 6]
+    assert [row["step"] for row in metrics_of(resumed)] == [2, 4, 6]
     assert_same_weights(resumed, run)  # validations change no weight
 
 
@@ -254,7 +260,7 @@ def test_training_ends_early_without_improvement_and_is_then_finished(tmp_path: 
     assert (summary.finished, summary.steps < 40, run.cache.exists()) == (True, True, False)
     assert (summary.truth, summary.recipe, summary.groups["test"]) == ("labels", "study", [])
     assert sum(summary.tiles["train"].values()) == sum(summary.tiles["val"].values()) == 12
-    steps = [row["step"] for row in read_metrics(run.metrics)]
+    steps = [row["step"] for row in metrics_of(run)]
     assert len(steps) - 1 - steps.index(summary.best_step) == 2
     # A killed training resumes from the last validation, not from the best one.
     stored = [torch.load(file, weights_only=True)["global_step"] for file in (run.last, run.best)]
@@ -263,12 +269,16 @@ def test_training_ends_early_without_improvement_and_is_then_finished(tmp_path: 
 
 @pytest.mark.parametrize(("better", "worse"), [((0.9999999, 0.01), (1.0, 0.02)), ((0.95, 5.0), (0.94, 0.01))])
 def test_among_equals_the_lower_loss_is_better(better: tuple[float, float], worse: tuple[float, float]) -> None:
+    from heatline.train.whole_network import merit
+
     one, other = (merit(*torch.tensor(each, dtype=torch.float64)) for each in (better, worse))
     assert one > other
 
 
 @given(steps=st.integers(1, 500), wanted=st.integers(1, 500))
 def test_the_last_step_is_followed_by_a_validation(steps: int, wanted: int) -> None:
+    from heatline.train.whole_network import plan_steps
+
     finetune = compose(["data=x", "recipe=finetune", f"recipe.steps={steps}", f"recipe.validate_every={wanted}"])
     planned, validate_every = plan_steps(finetune.finetune, samples=100)
     assert planned % validate_every == 0
@@ -277,6 +287,8 @@ def test_the_last_step_is_followed_by_a_validation(steps: int, wanted: int) -> N
 
 
 def test_an_epoch_is_a_pass_over_the_samples_and_rates_rise_over_the_warm_up_and_fall_to_zero() -> None:
+    from heatline.train.whole_network import plan_steps
+
     study = compose(["recipe=study", "data=x", "recipe.epochs=3"]).finetune
     assert (study.batch, plan_steps(study, samples=65)) == (32, (9, 3))
     rates = [cosine(step, steps=100, warmup=0.1) for step in range(101)]

@@ -344,10 +344,6 @@ EIGHT = {
 SHORT = ("mobilenetv3_large_d", "deit_tiny_patch16_224")
 
 
-def untrained(name: str, **changes: object) -> CnnConfig | VitConfig:
-    return msgspec.structs.replace(read_model(name), **{"weights": "none"} | changes)  # type: ignore[return-value]
-
-
 @pytest.mark.parametrize("name", [pytest.param(at, marks=[] if at in SHORT else pytest.mark.long) for at in EIGHT])
 def test_each_listed_model_matches_its_file_and_loads_weights_into_every_layer(name: str, tmp_path: Path) -> None:
     timm_name, cells, width, (mean, std) = EIGHT[name]
@@ -356,7 +352,7 @@ def test_each_listed_model_matches_its_file_and_loads_weights_into_every_layer(n
     assert sorted(EIGHT) == model_names()
     saved = timm.create_model(timm_name, pretrained=False).state_dict()
     torch.save(saved, tmp_path / "weights.pth")
-    model = build_model(untrained(name, weights=str(tmp_path / "weights.pth")), 224)[0].eval()
+    model = build_model(msgspec.structs.replace(read_model(name), weights=str(tmp_path / "weights.pth")), 224)[0].eval()
     loaded = (model.features if isinstance(model, CamClassifier) else model).network.state_dict()
     assert len(loaded) > 50
     for key, value in loaded.items():

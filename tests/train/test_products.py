@@ -22,7 +22,7 @@ from heatline.train.products import ProductResult, cells_of, log_of, plan_produc
 from heatline.train.run import RunFolder
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env
 from tests.edge.secured import until
-from tests.ray_head import AGENTS, descendants, is_alive, ray_head
+from tests.ray_head import AGENTS, descendants, is_alive
 from tests.train.blobs import draw_blobs, draw_plain
 
 wait_for = functools.partial(until, within_s=300)  # starting Ray and importing PyTorch is slow
@@ -50,7 +50,9 @@ def assert_trained_as_alone(run: RunFolder, data: Path, tiny: tuple[str, ...], a
     assert (found.calibration, found.frames, found.warnings) == (wanted.calibration, wanted.frames, wanted.warnings)
 
 
-def test_products_train_as_alone_though_a_worker_is_killed_and_one_fails(tiny: tuple[str, ...], tmp_path: Path) -> None:
+def test_products_train_as_alone_though_a_worker_is_killed_and_one_fails(
+    tiny: tuple[str, ...], tmp_path: Path, cluster: str
+) -> None:
     """The long form has two that are trained: each process imports PyTorch."""
     products, runs = tmp_path / "products", tmp_path / "runs"
     draw_blobs(products / "boards", seed=1)
@@ -66,8 +68,7 @@ def test_products_train_as_alone_though_a_worker_is_killed_and_one_fails(tiny: t
     killer = threading.Thread(target=kill_in_the_middle)
     killer.start()
     command = ("train", "--products", products, "--processors", "1", f"out={runs}", *tiny)
-    with ray_head() as address:
-        done = heatline(*command, "--address", address)
+    done = heatline(*command, "--address", cluster)
     killer.join()
     assert (done.returncode, len(killed)) == (9, 1), done.stderr
     assert re.search(r"dials failed \(.*labels.*\); correct that, then give the same command again", complaint(done))

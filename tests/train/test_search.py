@@ -9,6 +9,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import optuna
@@ -20,12 +21,13 @@ from heatline.train.compose import compose, read_config
 from heatline.train.evaluation.result import FILE, read_evaluation
 from heatline.train.files import lock_file
 from heatline.train.run import RunFolder
-from heatline.train.search import SearchReport, open_study, search
-from heatline.train.study import DEFAULT_PLAN, Plan, Study, StudyStatus, read_plan
-from heatline.train.whole_network import read_metrics
 from tests.command import complaint, heatline
 from tests.train.blobs import draw_blobs
-from tests.train.trained import NAMED_SPLIT, SMALL
+from tests.train.trained import NAMED_SPLIT, SMALL, metrics_of
+
+if TYPE_CHECKING:  # they import Lightning, which takes seconds, in each process that collects tests
+    from heatline.train.search import SearchReport
+    from heatline.train.study import Study, StudyStatus
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -46,6 +48,12 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def search(overrides: list[str], **options: Any) -> "SearchReport":
+    from heatline.train.search import search
+
+    return search(overrides, **options)
+
+
 def overrides_for(data: Path, out: Path, *overrides: str) -> list[str]:
     return [f"data={data}", f"out={out}", *TRAINING, *NAMED_SPLIT, *SHORT, *overrides]
 
@@ -61,7 +69,7 @@ class PruneTheSecond(optuna.pruners.BasePruner):
 
 
 @pytest.fixture(scope="module")
-def searched(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SearchReport, list[str]]:
+def searched(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "SearchReport", list[str]]:
     """Run a search of three trials, the second pruned; return its folder, its report and its lines."""
     out = tmp_path_factory.mktemp("searches") / "whole"
     lines: list[str] = []
@@ -72,11 +80,13 @@ def searched(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[
 
 
 def states(out: Path) -> list[str]:
+    from heatline.train.search import open_study
+
     return [trial.state.name for trial in open_study(f"sqlite:///{out / 'study.db'}", "test_efficientnet").trials]
 
 
 def test_a_search_stores_a_run_per_trial_and_the_checkpoints_of_the_best(
-    searched: tuple[Path, SearchReport, list[str]], pictures: Path
+    searched: tuple[Path, "SearchReport", list[str]], pictures: Path
 ) -> None:
     out, report, lines = searched
     assert states(out) == ["COMPLETE", "PRUNED", "COMPLETE"]
@@ -86,7 +96,7 @@ def test_a_search_stores_a_run_per_trial_and_the_checkpoints_of_the_best(
     for row in report.trials:
         run = RunFolder(out / "trials" / f"{row.trial:04d}")
         assert (row.run, run.checkpoints.exists()) == (str(run.folder), row.trial == report.best.trial)
-        config, metrics = read_config(run.config), read_metrics(run.metrics)
+        config, metrics = read_config(run.config), metrics_of(run)
         assert (config.recipe.lr, config.recipe.batch, config.recipe.select) == (row.lr, row.batch, "accuracy")
         assert 1e-4 <= config.recipe.lr <= 1e-2, "the recipe's interval for a CNN"
         assert row.value == max(metric["val_accuracy"] for metric in metrics)
@@ -105,7 +115,7 @@ def test_a_search_stores_a_run_per_trial_and_the_checkpoints_of_the_best(
 
 
 def test_ctrl_c_fails_the_trial_and_the_same_command_continues(
-    pictures: Path, searched: tuple[Path, SearchReport, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pictures: Path, searched: tuple[Path, "SearchReport", list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     draw, out, drawn = BatchSampler.draw, tmp_path / "search", itertools.count(1)
 
@@ -140,7 +150,7 @@ def test_ctrl_c_fails_the_trial_and_the_same_command_continues(
     ],
 )
 def test_a_command_with_other_settings_is_refused(
-    searched: tuple[Path, SearchReport, list[str]], pictures: Path, change: str, message: str
+    searched: tuple[Path, "SearchReport", list[str]], pictures: Path, change: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         search(overrides_for(pictures, searched[0], "search.trials=3", change))
@@ -195,11 +205,13 @@ ONE_MODEL = PLAN.replace("  - {name: test_vit, settings: {model.weights: none}}\
 FIRST, SECOND = "blobs/split/test_efficientnet", "blobs/split/test_vit"
 
 
-def study(data: Path, out: Path, text: str = PLAN, only: Sequence[str] = ()) -> Study:
+def study(data: Path, out: Path, text: str = PLAN, only: Sequence[str] = ()) -> "Study":
+    from heatline.train.study import Plan, Study
+
     return Study(msgspec.yaml.decode(text, type=Plan), data, out, only)
 
 
-def work(on: Study, lines: list[str] | None = None) -> StudyStatus:
+def work(on: "Study", lines: list[str] | None = None) -> "StudyStatus":
     return on.work(None, [].append if lines is None else lines.append)
 
 
@@ -224,6 +236,8 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_shipped_plan_runs_every_model_on_the_first_folds_first(tmp_path: Path) -> None:
+    from heatline.train.study import DEFAULT_PLAN, read_plan
+
     runs = read_plan(DEFAULT_PLAN).runs()
     folds = ["magnetic_tile/split", "bsdata/split", "deeppcb/split",
              *(f"hripcb/{board}" for board in ("10", "12", "01", "04", "07", "08"))]  # fmt: skip
@@ -245,6 +259,8 @@ def test_the_shipped_plan_runs_every_model_on_the_first_folds_first(tmp_path: Pa
     ],
 )
 def test_a_broken_plan_is_refused_in_one_sentence(tmp_path: Path, text: str | None, message: str) -> None:
+    from heatline.train.study import read_plan
+
     file = tmp_path / "plan.yaml"
     if text is not None:
         file.write_text(text)
@@ -311,16 +327,16 @@ def test_a_finished_study_has_all_results_and_is_not_repeated(data: Path, finish
     assert times(finished) == before
 
 
-@pytest.mark.parametrize("content", [None, '{"schema": 0}', "{"])
-def test_an_outdated_evaluation_is_repeated(data: Path, finished: Path, content: str | None) -> None:
+def test_an_outdated_evaluation_is_repeated(data: Path, finished: Path) -> None:
     """It is older than its run, of another schema, or damaged."""
-    evaluation, lines = finished / SECOND / "evaluation" / FILE, list[str]()
-    if content is None:
-        os.utime(evaluation, ns=(0, 0))
-    else:
+    evaluation, lines, on = finished / SECOND / "evaluation" / FILE, list[str](), study(data, finished)
+    os.utime(evaluation, ns=(0, 0))
+    assert on.status().runs[1].state == "done"
+    for content in ('{"schema": 0}', "{"):
         evaluation.write_text(content)
+        assert on.status().runs[1].state == "done"
     (evaluation.parent / "old.png").touch()
-    work(study(data, finished), lines)
+    work(on, lines)
     assert lines == [f"{SECOND}: evaluating"]
     assert not (evaluation.parent / "old.png").exists()
     assert read_evaluation(evaluation.parent).subject.model == "test_vit"
@@ -351,7 +367,7 @@ def test_a_stopped_study_continues_and_leaves_a_run_that_another_works_on(
     assert lines[0] == f"{SECOND}: continuing"
     assert times(out / FIRST) == before
     for run in (FIRST, SECOND):
-        assert read_metrics(RunFolder(out / run).metrics) == read_metrics(RunFolder(finished / run).metrics)
+        assert metrics_of(RunFolder(out / run)) == metrics_of(RunFolder(finished / run))
 
 
 def test_a_failed_run_does_not_stop_others_and_the_exit_code_is_11(data: Path, tmp_path: Path) -> None:

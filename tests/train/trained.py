@@ -1,10 +1,17 @@
 """One tiny CNN, trained once per session: the run that tests of training, search, evaluation and export share."""
 
+import csv
+import shutil
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-import heatline
+import heatline as package
+from heatline.edge.bundle import open_bundle
+from heatline.edge.wire.events import BundleName
+from heatline.train.run import RunFolder
+from tests.command import heatline
 from tests.train.blobs import draw_blobs
 
 SMALL = (
@@ -17,7 +24,18 @@ TINY = (
     "recipe.synthetic=10", "recipe.copies={defective: 1, most: 20}", "trainer.precision=32-true",
 )  # fmt: skip
 """A short training by the recipe `heatline`, on the trunk that a training takes where no other is named."""
+LONGER = (
+    "tiles.tile_px=64", "recipe.steps=30", "recipe.folds=2", "recipe.jitter_px=20",
+    "recipe.copies={defective: 1, most: 20}", "trainer.precision=32-true",
+)  # fmt: skip
+"""A training whose bundle tells blobs from noise."""
 NAMED_SPLIT = ("split.val=[c]", "split.test=[d]")
+
+
+def metrics_of(run: RunFolder) -> list[dict[str, float]]:
+    """Return the rows of a run's metrics.csv."""
+    with run.metrics.open(newline="") as lines:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +48,7 @@ def blobs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_run(blobs: Path, tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
     """The folder of a finished run, trained from Python. A test that changes it makes a copy."""
     out = tmp_path_factory.mktemp("trained") / "run"
-    assert heatline.train_model(blobs, "discover=false", *SMALL, *NAMED_SPLIT, out=out) == out
+    assert package.train_model(blobs, "discover=false", *SMALL, *NAMED_SPLIT, out=out) == out
     return out
 
 
@@ -41,7 +59,7 @@ def trained_bundle(trained_run: Path, tmp_path_factory: pytest.TempPathFactory) 
     A test that changes it makes a copy.
     """
     target = tmp_path_factory.mktemp("exported") / "blobs"
-    return heatline.export_bundle(trained_run, to=target, version="3", false_reject=0.0)
+    return package.export_bundle(trained_run, to=target, version="3", false_reject=0.0)
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +82,25 @@ def tiny_trunk(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 def tiny(tiny_trunk: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """A short training on the tiny trunk; all of them share a feature cache."""
     return (*TINY, *tiny_trunk, f"features.folder={tmp_path_factory.mktemp('features')}")
+
+
+class Trained(NamedTuple):
+    """A bundle of the recipe `heatline` and its training folder. A test that changes one makes a copy."""
+
+    bundle: Path
+    data: Path
+    name: BundleName
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory, tiny_trunk: tuple[str, str], one_thread: None) -> Trained:
+    folder = tmp_path_factory.mktemp("trained")
+    data = draw_blobs(folder / "pictures")
+    settings = (*LONGER, *tiny_trunk, f"features.folder={folder / 'features'}")
+    done = heatline("train", data, f"out={folder / 'run'}", *settings)
+    assert done.returncode == 0, done.stderr
+    done = heatline("export", folder / "run", "--to", folder / "boards.bundle", "--precision", "f32", "--allow", "map")
+    assert done.returncode == 0, done.stderr
+    shutil.rmtree(folder / "run")  # a retraining does not need it
+    bundle = open_bundle(folder / "boards.bundle")
+    return Trained(bundle.path, data, BundleName(name="boards", version="1", digest=bundle.digest))

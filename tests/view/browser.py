@@ -66,7 +66,7 @@ class Browser:
         give_up = time.monotonic() + WITHIN_SECONDS
         while not (value := self.js(expression)):
             assert time.monotonic() < give_up, f"never true: {expression}\n{self.js('document.body.innerText')}"
-            time.sleep(0.02)
+            time.sleep(0.1)  # each look costs three programs some ms
         return value
 
     def find(self, selector: str) -> WebElement:

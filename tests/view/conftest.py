@@ -1,4 +1,4 @@
-"""The browser of the tests of pages: one for all tests of a file, as starting one takes seconds."""
+"""The browser of the tests of pages: one for all of them, as starting one takes seconds."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 from tests.view.browser import WIDE, Browser, started_browser
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def started() -> Iterator[Browser]:
     with started_browser() as browser:
         yield browser

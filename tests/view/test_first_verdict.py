@@ -14,9 +14,8 @@ from tests.edge.lines import running
 from tests.edge.secured import answers, free_port, until
 from tests.view.browser import ENTER, ESCAPE, Browser
 
-ROOT = Path(__file__).parents[2]
 BOARDS = 45
-DRAW = ROOT / "examples" / "drawn_boards" / "draw.py"
+DRAW = Path(__file__).parents[2] / "examples" / "drawn_boards" / "draw.py"
 TITLE = "document.querySelector('#large-title').innerText"
 ENDED = "!document.querySelector('.train .start').hidden && document.querySelector('.train output').innerText"
 

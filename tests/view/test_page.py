@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from msgspec.structs import replace
 from selenium.webdriver import ActionChains
 
-from heatline.edge.bundle import Bundle, write_bundle
+from heatline.edge.bundle import Bundle
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.store import EvidenceStore
 from heatline.edge.reference.reference import Reference
@@ -27,7 +26,7 @@ from tests.edge.status_only_line import a_status
 from tests.edge.test_collecting import CAMERA, pictures
 from tests.edge.test_collecting import Line as CollectingLine
 from tests.edge.view_pages import line_with_marks, marked, page, picture, stored, verdict
-from tests.small_bundle import dark_square
+from tests.small_bundle import dark_square, lenient_bundle
 from tests.view.browser import BACKSPACE, DOWN, END, ENTER, ESCAPE, LEFT, PHONE, RIGHT, WIDE, Browser, served
 
 LAST = ".strip button:last-child"
@@ -511,9 +510,7 @@ def test_pictures_are_kept_by_a_key_or_a_button_and_counted_until_a_bundle_inspe
 def test_the_shadow_is_shown_beside_the_line_activated_and_taken_back(
     browser: Browser, tmp_path: Path, bundle: Bundle
 ) -> None:
-    calibration = replace(bundle.manifest.calibration, score_threshold=50.0)
-    files = {name: (bundle.path / name).read_bytes() for name in bundle.manifest.files}
-    write_bundle(tmp_path / "new", replace(bundle.manifest, name="lenient", calibration=calibration), files)
+    lenient_bundle(tmp_path / "new", bundle)
     events, keys = free_port(), f'[journal]\nfolder = "{tmp_path}"'
     line = write_line_with(tmp_path, bundle.path, events.local, {"top": looped(tmp_path)}, keys, top='shadow = "new"')
     with running(line, events.local) as run, served(line, free_port()) as url:

@@ -1,23 +1,17 @@
 """A bundle whose line rejects blue labels, and its marked frames: grey noise, some with a legal label, or a blob."""
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import msgspec
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
-from heatline.edge.bundle import open_bundle
 from heatline.edge.monitor.marks import MANIFEST, ManifestRow, Missed, Review, Truth
 from heatline.edge.util.text import encode_json
 from heatline.edge.wire.events import BundleName, MarkKind, Verdict
-from tests.command import heatline
 from tests.edge.wire_examples import DEFECT, GOOD
-from tests.train.blobs import draw_blobs
 
 FRAME_HW = (150, 200)
 Marked = tuple[NDArray[np.uint8], MarkKind, Verdict]
@@ -77,31 +71,3 @@ def write_marked(folder: Path, bundle: BundleName, frames: Sequence[Marked]) -> 
     rows = [row_of(number, verdict, bundle, kind) for number, (_, kind, verdict) in enumerate(frames, start=1)]
     write_rows(folder, rows, [pixels for pixels, _, _ in frames])
     return folder
-
-
-SETTINGS = (
-    "tiles.tile_px=64", "recipe.steps=30", "recipe.folds=2", "recipe.jitter_px=20",
-    "recipe.copies={defective: 1, most: 20}", "trainer.precision=32-true",
-)  # fmt: skip
-
-
-class Trained(NamedTuple):
-    """A bundle and the folder that it was trained on. A test that changes one makes a copy."""
-
-    bundle: Path
-    data: Path
-    name: BundleName
-
-
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory, tiny_trunk: tuple[str, str], one_thread: None) -> Trained:
-    folder = tmp_path_factory.mktemp("retrain")
-    data = draw_blobs(folder / "pictures")
-    settings = (*SETTINGS, *tiny_trunk, f"features.folder={folder / 'features'}")
-    done = heatline("train", data, f"out={folder / 'run'}", *settings)
-    assert done.returncode == 0, done.stderr
-    done = heatline("export", folder / "run", "--to", folder / "boards.bundle", "--precision", "f32", "--allow", "map")
-    assert done.returncode == 0, done.stderr
-    shutil.rmtree(folder / "run")  # a retraining does not need it
-    bundle = open_bundle(folder / "boards.bundle")
-    return Trained(bundle.path, data, BundleName(name="boards", version="1", digest=bundle.digest))

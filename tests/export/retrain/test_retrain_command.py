@@ -31,7 +31,6 @@ from tests.edge.lines import write_line
 from tests.export.retrain.conftest import (
     FRAME_HW,
     Marked,
-    Trained,
     blob_frame,
     good_frame,
     label_frame,
@@ -39,6 +38,7 @@ from tests.export.retrain.conftest import (
     write_marked,
     write_rows,
 )
+from tests.train.trained import Trained
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 THREE_MARKS: list[Marked] = [(label_frame(number), "false_alarm", "DEFECT") for number in range(3)]
@@ -109,6 +109,7 @@ def test_three_marks_remove_the_false_alarm_and_lose_no_find(done: Done, tmp_pat
     assert old.digest == done.trained.name.digest
 
 
+@pytest.mark.long
 def test_strokes_boxes_and_points_teach_a_kind_of_defect_that_the_line_missed(trained: Trained, tmp_path: Path) -> None:
     rows, pictures = [], []
     for number in range(1, 10):

@@ -18,15 +18,15 @@ import pytest
 import zmq
 
 from heatline.edge.bundle import Bundle
-from heatline.edge.delivery.journal import JournalReader
 from heatline.edge.wire.events import StatusEvent, event_from
 from tests.command import HEATLINE
 from tests.edge.fault_disks import small_disk
+from tests.edge.journals import stored_rows
 from tests.edge.lines import Restartable, write_line_with
 from tests.edge.secured import Port, free_port
 from tests.system.chaos.checks import Stored
 from tests.system.chaos.clients import Client, ClientPlan, head_of
-from tests.system.chaos.tcp_proxy import Link, Proxy
+from tests.system.chaos.tcp_proxy import Link, proxy
 from tests.system.command import ALL_GOOD, report_line
 
 T = TypeVar("T")
@@ -136,14 +136,7 @@ def lines_of(
 
 def stored_in(state: Path) -> list[Stored]:
     """Read the journal of a folder."""
-    stored: list[Stored] = []
-    with JournalReader.open(state) as journal:
-        through, last = 0, journal.contents().last_seq
-        while through < last:
-            page = journal.read(through, through_seq=last)
-            stored += [Stored(each.seq, each.topic, each.header) for each in page.records]
-            through = page.through_seq
-    return stored
+    return [Stored(seq, topic, header) for seq, topic, header, _ in stored_rows(state)]
 
 
 POLL_MS = 50
@@ -237,11 +230,11 @@ class ChaosRun:
             report_line(f"NO DISK CAN BE MOUNTED HERE, SO NONE IS FILLED: {reason}")
             self.has_disk = False
         self._ports = events, journal = free_port(), free_port()
-        proxy = at_end.enter_context(Proxy())
+        link_to = at_end.enter_context(proxy())
         self.clients: dict[str, Client] = {}
         self._links: dict[str, Link] = {}
         for plan in clients:
-            self._links[plan.name] = link = proxy.link((journal if plan.durable else events).number)
+            self._links[plan.name] = link = link_to((journal if plan.durable else events).number)
             self.clients[plan.name] = client = Client(plan, link.address, self._folder)
             at_end.callback(client.process.kill)
         self.reference = ReferenceSubscriber(events.local)

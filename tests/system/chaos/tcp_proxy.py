@@ -5,8 +5,8 @@ import contextlib
 import socket
 import struct
 import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, Literal, Self
+from collections.abc import Callable, Iterator
+from typing import Literal
 
 CHUNK_BYTES, SLOW_BYTES = 16 << 10, 2 << 10
 """Bytes that are passed on at once; through a slow link, fewer."""
@@ -18,34 +18,27 @@ RESET = struct.pack("ii", 1, 0)
 Toward = Literal["client", "server"]
 
 
-class Proxy:
-    """Links, which run in one thread for the duration of the `with` block."""
+@contextlib.contextmanager
+def proxy() -> Iterator[Callable[[int], "Link"]]:
+    """Yield a function that makes a link to a port on this host, whose server may start later. All links run in one
+    thread until the context ends."""
+    loop, links = asyncio.new_event_loop(), list[Link]()
+    thread = threading.Thread(target=loop.run_forever, name="proxy", daemon=True)
+    thread.start()
 
-    def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
-        self._links: list[Link] = []
+    def link(port: int) -> Link:
+        links.append(Link(loop, port))
+        links[-1].heal()
+        return links[-1]
 
-    def link(self, port: int) -> "Link":
-        """Make a link to a server on this host, which may start later."""
-        link = Link(self._run, port)
-        self._links.append(link)
-        link.heal()
-        return link
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for link in self._links:
-            link.close()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _run(self, what: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(what, self._loop).result()
+    try:
+        yield link
+    finally:
+        for each in links:
+            each.close()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
 
 
 class Link:
@@ -54,8 +47,8 @@ class Link:
     Bytes always come unchanged and in order; if some are lost, all later bytes of the connection are lost too.
     """
 
-    def __init__(self, run: Callable[[Coroutine[Any, Any, None]], None], server_port: int) -> None:
-        self._run, self._server_port = run, server_port
+    def __init__(self, loop: asyncio.AbstractEventLoop, server_port: int) -> None:
+        self._loop, self._server_port = loop, server_port
         self._reserved = _bound(0)  # never listens, so connections are refused without a listener
         self.port: int = self._reserved.getsockname()[1]
         self._listener: asyncio.Server | None = None
@@ -71,15 +64,11 @@ class Link:
 
     def cut(self) -> None:
         """Close every connection, and refuse new ones until `heal`."""
-        self._run(self._cut())
+        asyncio.run_coroutine_threadsafe(self._cut(), self._loop).result()
 
     def silence(self) -> None:
         """Hold all bytes back, like a pulled cable: no connection is closed, and the bytes come later."""
-
-        async def do() -> None:
-            self._passes.clear()
-
-        self._run(do())
+        self._loop.call_soon_threadsafe(self._passes.clear)
 
     def slow_down(self, pause_s: float) -> None:
         """Pause before each of the small pieces in which bytes are passed on."""
@@ -87,40 +76,26 @@ class Link:
 
     def half_close(self, toward: Toward) -> None:
         """End every connection in one direction only, as a program does that has sent everything."""
-
-        async def do() -> None:
-            for writers in self._connections.values():
-                if (writer := writers.get(toward)) is not None:
-                    self._end(writer)
-
-        self._run(do())
+        self._loop.call_soon_threadsafe(self._end_all, toward)
 
     def reset(self) -> None:
         """End every connection by RST on both sides. New ones are accepted."""
-
-        async def do() -> None:
-            for writers in self._connections.values():
-                for writer in writers.values():
-                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-            self._close_connections()
-
-        self._run(do())
+        self._loop.call_soon_threadsafe(self._close_connections, RESET)
 
     def heal(self) -> None:
         """Accept connections, and pass all bytes on at once, also those that were held back."""
-
-        async def do() -> None:
-            self._pause_s = 0.0
-            self._passes.set()
-            if self._listener is None:
-                self._listener = await asyncio.start_server(self._serve, sock=_bound(self.port))
-
-        self._run(do())
+        asyncio.run_coroutine_threadsafe(self._heal(), self._loop).result()
 
     def close(self) -> None:
         """End all connections and free the port."""
         self.cut()
         self._reserved.close()
+
+    async def _heal(self) -> None:
+        self._pause_s = 0.0
+        self._passes.set()
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._serve, sock=_bound(self.port))
 
     async def _cut(self) -> None:
         if self._listener is not None:
@@ -129,9 +104,16 @@ class Link:
         self._close_connections()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    def _close_connections(self) -> None:
+    def _end_all(self, toward: Toward) -> None:
+        for writers in self._connections.values():
+            if (writer := writers.get(toward)) is not None:
+                self._end(writer)
+
+    def _close_connections(self, linger: bytes | None = None) -> None:
         for serving, writers in self._connections.items():
             for writer in writers.values():
+                if linger is not None:
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 writer.transport.abort()  # the kernel still sends its buffered bytes
             serving.cancel()
 
