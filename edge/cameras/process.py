@@ -3,8 +3,10 @@ frames that have arrived stay valid. `heatline.edge.cameras.child` runs in it.
 """
 
 import contextlib
+import select
 import socket
 import subprocess
+import time
 from typing import Literal
 
 import msgspec
@@ -128,12 +130,22 @@ class CameraProcess:
     def close(self, within_s: float) -> list[ProcessMessage]:
         """Make the process close the camera, kill it if that takes longer, and return its last messages."""
         self.send(Close())
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(within_s)
+        messages: list[ProcessMessage] = []
+        give_up = time.monotonic() + within_s
+        poll = select.poll()
+        poll.register(self.fileno(), select.POLLIN)
+        while (left_s := give_up - time.monotonic()) > 0 and not self._read_to_end(messages):
+            poll.poll(left_s * 1e3)  # a process whose socket is full cannot read that it shall close
         self._process.kill()
         self._process.wait()
-        messages: list[ProcessMessage] = []
-        while (message := self.receive()) is not None and not isinstance(message, Ended):
-            messages.append(message)
+        self._read_to_end(messages)
         self._channel.close()
         return messages
+
+    def _read_to_end(self, messages: list[ProcessMessage]) -> bool:
+        """Append what waits; return whether the process has ended."""
+        while (message := self.receive()) is not None:
+            if isinstance(message, Ended) and message.cause == "process":
+                return True
+            messages.append(message)
+        return False

@@ -33,7 +33,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     def __post_init__(self) -> None:
         matrix, (width, height) = np.array(self.homography), self.size
         # Where the third coordinate is 0, the plane ends: it must do so outside the picture.
-        depth = np.array([(x, y, 1.0) for x in (0, width) for y in (0, height)]) @ matrix[2]
+        corners = np.array([(x, y) for x in (-0.5, width) for y in (-0.5, height)])
+        depth = undistorted(corners, self.size, self.distortion) @ matrix[2, :2] + matrix[2, 2]
         is_finite = np.isfinite([*matrix.flat, self.distortion, self.error_mm]).all()
         if not (is_finite and abs(np.linalg.det(matrix)) > 1e-12 and depth.min() * depth.max() > 0):
             raise ValueError("scale is zero, infinite or ends in the picture; measure it by heatline calibrate scale")

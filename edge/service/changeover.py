@@ -357,8 +357,13 @@ class Changeover:
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
-            with contextlib.suppress(DeliveryError):  # the publisher is closed, so no client can receive the event
+            try:
                 work()
+            except DeliveryError:  # the publisher is closed, so no client can receive the event
+                pass
+            except Exception:  # later changes must still be made
+                logger.exception("a change was left unfinished")
+                self.changing = None
 
     def _reload(self, by: str | None) -> None:
         notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")  # READY=1 ends it
@@ -377,9 +382,10 @@ class Changeover:
 
     def _select(self, product: str, answer: Answer) -> None:
         try:
-            if self._active.setup.product != product:
+            if self._active.setup.product == product:
+                self.changing = None
+            else:
                 self._exchange("select", self._config, product)
-            self.changing = None
         except Exception as error:
             detail = f"product {product}: {_describe_error(error)}"
             self._refuse("select", detail)
