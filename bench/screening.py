@@ -56,11 +56,12 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Frames:
-    """Frames [H, W, 3] of tiles of pictures, so that a tile of the line shows one of them."""
+    """Frames of whole tiles of pictures side by side: of good pictures, and in a defective frame of one defective
+    picture too. The line's tiles, without overlap, are these: a seam inside a tile would look like a defect."""
 
     def __init__(self, images: Sequence[LabelledImage], bundle: Bundle, hw: tuple[int, int]) -> None:
         grid = bundle.manifest.grid
-        self._hw, self._pitch = hw, grid.tile_px - grid.overlap_px
+        self._rows, self._columns = (max(1, round(side / grid.tile_px)) for side in hw)
         self._good: list[NDArray[np.uint8]] = []
         self._defective: list[NDArray[np.uint8]] = []
         for defective in (False, True):
@@ -69,27 +70,21 @@ class Frames:
                 rgb = chosen[at].pixels()
                 hw, side = (rgb.shape[0], rgb.shape[1]), grid.tile_px
                 of_picture = TileGrid(hw, side, grid.overlap_px)
-                mask = chosen[at].mask(hw) if defective else np.zeros(hw, np.bool_)
-                if mask is not None:
-                    clean = [not mask[y : y + side, x : x + side].any() for y, x in of_picture.origins_yx]
-                    self._good.append(of_picture.tiles(rgb)[clean])
-                if defective:
-                    self._defective.append(of_picture.tiles(rgb))
+                (self._defective if defective else self._good).append(of_picture.tiles(rgb))
         if not self._good or not self._defective:
-            raise BenchError("the run has no good tiles, or no defective picture; screening is timed on both")
+            raise BenchError("the run has no good or no defective picture; screening is timed on both")
 
     def make(self, defective: bool, seed: int) -> NDArray[np.uint8]:
         """Make a frame of good tiles; a defective one has those of one defective picture too."""
-        random, (height, width) = np.random.default_rng(seed), self._hw
-        rows, columns = (-(-side // self._pitch) for side in self._hw)
+        random, rows, columns = np.random.default_rng(seed), self._rows, self._columns
         good = np.concatenate([self._good[at] for at in random.integers(len(self._good), size=8)])
         tiles = good[random.integers(len(good), size=rows * columns)]
         if defective:
             shown = self._defective[random.integers(len(self._defective))][: len(tiles)]
             tiles[random.permutation(len(tiles))[: len(shown)]] = shown
-        laid = tiles[:, : self._pitch, : self._pitch].reshape(rows, columns, self._pitch, self._pitch, 3)
-        mosaic = laid.transpose(0, 2, 1, 3, 4).reshape(rows * self._pitch, columns * self._pitch, 3)
-        return np.ascontiguousarray(mosaic[:height, :width])
+        side = tiles.shape[1]
+        laid = tiles.reshape(rows, columns, side, side, 3).transpose(0, 2, 1, 3, 4)
+        return np.ascontiguousarray(laid.reshape(rows * side, columns * side, 3))
 
 
 def measure_screening(
@@ -106,8 +101,8 @@ def measure_screening(
     engine = open_verified_engine(bundle, precision=precision).engine
     stage = ScreeningStage(stated, open_screening(bundle), bundle.screening_plausibility())
     inspectors = {
-        "without": Inspector(bundle.manifest, engine, plausibility=bundle.plausibility()),
-        "with": Inspector(bundle.manifest, engine, plausibility=bundle.plausibility(), screening=stage),
+        "without": Inspector(bundle.manifest, engine, overlap_px=0, plausibility=bundle.plausibility()),
+        "with": Inspector(bundle.manifest, engine, overlap_px=0, plausibility=bundle.plausibility(), screening=stage),
     }
     made, rows = Frames(images, bundle, hw), list[Row]()
     for share in SHARES:

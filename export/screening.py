@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from heatline.edge.bundle.manifest import SCREENING_GRAPH, SCREENING_TILES, Grid, Screening
 from heatline.edge.errors import InputError
 from heatline.edge.inference import infer, open_engine
+from heatline.edge.inspection.screening import expected_cleared
 from heatline.export.onnx_graph import to_graphs
 from heatline.export.openvino_ir import to_ir, write_graphs
 from heatline.export.product import fit_product
@@ -114,4 +115,4 @@ def make_screening(
     if plausibility.tiles is not None:
         files[SCREENING_TILES] = plausibility.tiles.to_bytes()
     good = np.setdiff1d(held_out.frame, held_out.frame[~held_out.is_good])
-    return MadeScreening(stated, files, [float((held_out.peak[held_out.frame == at] < limit).mean()) for at in good])
+    return MadeScreening(stated, files, [expected_cleared(held_out.peak[held_out.frame == at] < limit) for at in good])

@@ -39,6 +39,7 @@ from heatline.edge.inference.engine import (
     Engine,
     EngineKind,
     Precision,
+    weights_of,
 )
 from heatline.edge.reference.reference import Reference
 from heatline.edge.util.files import require_writable, writing
@@ -134,9 +135,10 @@ def open_bundle(path: Path) -> Bundle:
     """
     manifest, digest = read_manifest(path)
     signed_by = read_signature(path, digest)
-    for name in REQUIRED:
+    screening = () if manifest.screening is None else (SCREENING_GRAPH, weights_of(SCREENING_GRAPH))
+    for name in (*REQUIRED, *screening):
         if name not in manifest.files:
-            raise BundleError(f"{path / MANIFEST} lists no {name}; every bundle has one; export the bundle again")
+            raise BundleError(f"{path / MANIFEST} lists no {name}, which it must have; export the bundle again")
     for name, expected in manifest.files.items():
         try:
             with (path / name).open("rb") as file:

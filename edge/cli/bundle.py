@@ -19,6 +19,7 @@ from heatline.edge.bundle.signature import (
     trust_key,
     trusted_keys,
 )
+from heatline.edge.bundle.store import open_screening
 from heatline.edge.cli.bundle_formatting import bundle_facts, describe_differences, fingerprint_of
 from heatline.edge.cli.calibrate import set_reference
 from heatline.edge.cli.output import (
@@ -82,6 +83,8 @@ def verify(bundle_path: Path, kind: EngineKind, precision: Precision, folder: Pa
     signer = signer_of(opened.path, opened.signed_by, folder or TRUSTED_KEYS, required=folder is not None)
     verified = open_verified_engine(opened, kind, precision)
     engine = verified.engine
+    if opened.manifest.screening is not None:
+        open_screening(opened).close()
     report = _identify(opened) | {
         "signed_by": signer,
         "engine": engine.name,

@@ -1,5 +1,6 @@
 """`heatline calibrate`, `cameras calibrate` and `bundle set-reference`: a new bundle from good frames."""
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -62,6 +63,7 @@ from heatline.edge.errors import BundleError, ConfigError, InputError
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
 from heatline.edge.inference import EngineKind, Precision
 from heatline.edge.inspection.inspector import ANY_CAMERA, Inspector, Settings, product_references
+from heatline.edge.inspection.screening import describe_unscreened
 from heatline.edge.util.text import format_count, is_are
 
 SUFFIX = ".bundle"
@@ -225,8 +227,9 @@ def thresholds(
     warnings += learned
     screening, of_screening = was.screening, dict[str, bytes | None]()
     if screening is not None:
-        small = Inspector(Settings(was.grid, Map("", screening.map_hw), before), open_screening(parent))
-        _, seen, _, _ = _learn(pictures, small, "good frames, by the screening stage", None)
+        with contextlib.closing(open_screening(parent)) as engine:
+            small = Inspector(Settings(was.grid, Map("", screening.map_hw), before), engine)
+            _, seen, _, _ = _learn(pictures, small, "good frames, by the screening stage", None)
         screening = replace(screening, plausible=seen.plausible)
         of_screening[SCREENING_TILES] = seen.tiles.to_bytes() if seen.tiles else None
         if reference is not None and before.reference is not None and "cleared" in before.reference.measures:
@@ -249,6 +252,8 @@ def thresholds(
     )
     rejected = sum(frame.highest_logit >= before.score_threshold for frame in frames)
     warnings += [few] if (few := describe_support(calibration)) is not None else []
+    if screening is not None and calibration.score_threshold < screening.score_threshold:
+        warnings.append(describe_unscreened(calibration.score_threshold, screening))
     by_score = sorted(zip(pictures.files, frames, strict=True), key=lambda one: -one[1].highest_logit)[:NAMED]
     hottest = [{"file": str(file), "highest_logit": frame.highest_logit} for file, frame in by_score]
     highest = ", ".join(f"{file} {frame.highest_logit:.2f}" for file, frame in by_score)

@@ -119,7 +119,10 @@ class OpenVinoEngine(Engine):
                 return True
             for request in self._at_work:
                 request.waited_for_ms += step_ms
-            for request in [each for each in self._at_work if each.waited_for_ms >= ANSWER_WITHIN_SECONDS * 1e3]:
+            for request in [*self._at_work]:
+                # What an answer leads to may submit more, and so collect others of these or start them again.
+                if request.waited_for_ms < ANSWER_WITHIN_SECONDS * 1e3 or request not in self._at_work:
+                    continue
                 self._at_work.remove(request)
                 if request.has_ended(0):
                     self._finish(request)
@@ -183,15 +186,16 @@ class _Request:
 
     def deliver(self) -> None:
         """Call `done` with the answer of an ended request, or `failed`."""
+        done, failed = self._done, self._failed  # what the answer leads to may start this request again
         if self._error is not None:
-            self._failed(EngineError(f"OpenVINO could not infer: {last_line(self._error)}"))
+            failed(EngineError(f"OpenVINO could not infer: {last_line(self._error)}"))
             return
         try:
             features = () if self._features is None else (self._features[: self._count],)
-            self._done(self._logit[: self._count], self._map[: self._count], *features)
+            done(self._logit[: self._count], self._map[: self._count], *features)
         except Exception as error:
             logger.exception("an answer could not be processed")
-            self._failed(error)
+            failed(error)
 
     def give_up(self) -> None:
         """Call `failed`, as there was no answer."""

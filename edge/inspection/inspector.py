@@ -222,7 +222,9 @@ class Inspector:
             return pending
         pending.small = small = PendingFrame(frame, stitcher, pending.appearance, map_hw=screening.map_hw)
         self._submit(screening.engine, rgb, small, None, all_tiles)
+        self._engine.collect_ended()  # the frames before this one need not wait until it is screened
         small.wait(screening.engine)
+        self._engine.collect_ended()
         pending.good = screening.find_good(small.maps)
         cleared = screening.choose_cleared(pending.good)
         pending.leave_out(cleared, self.thresholds.score, submit)
@@ -238,14 +240,15 @@ class Inspector:
             raise EngineError(f"frame {pending.frame.stamp.frame_id} cannot be judged: {error}") from error
         if pending.alignment is not None:
             judgement = replace(judgement, misaligned=pending.alignment.misaligned, pose=pending.alignment.pose)
-        camera, appearance = pending.frame.stamp.camera, pending.appearance
+        camera, seen = pending.frame.stamp.camera, pending
         known = self.plausibility_by_camera.get(camera, self.plausibility)
         if pending.small is not None and self._screening is not None:
             judgement = replace(judgement, screened=self._describe_screening(pending))
             self._screening.note(camera, 0 if pending.cleared is None else float(pending.cleared.mean()))
-            known, appearance = self._screening.plausibility, pending.small.appearance
+            known, seen = self._screening.plausibility, pending.small  # which has the features of every tile
         if known is None:
             return judgement
+        appearance = seen.appearance
         return replace(
             judgement, implausible=known.reject_reason(appearance), foreign=tuple(known.foreign_areas(appearance))
         )

@@ -22,6 +22,19 @@ TRIED_EVERY = 16
 """While the stage does not pay, so many frames pass until it is tried again."""
 
 
+def expected_cleared(good: NDArray[np.bool_]) -> float:
+    """Return the share of a frame's tiles that the stage is to clear if these [tiles] lie below its limit."""
+    return min(int(good.sum()), len(good) - 1) / len(good) * (1 - AUDITED_SHARE)
+
+
+def describe_unscreened(score: float, stated: Screening) -> str:
+    """Describe why no tile is cleared with a score threshold below the lowest, in logits."""
+    return (
+        f"every tile runs in full: the score threshold is {score:.2f}, and the bundle's screening stage is shown to be "
+        f"safe from {stated.score_threshold:.2f} on; export the run again with more --false-reject and --screen"
+    )
+
+
 @dataclass
 class _Camera:
     share: float = 0.0
@@ -56,8 +69,9 @@ class ScreeningStage:
     def find_good(self, maps: NDArray[np.float32]) -> NDArray[np.bool_]:
         """Return [tiles], the surely good ones, by the small graph's maps [tiles, h, w]; never all of them."""
         peaks = maps.max(axis=(1, 2))
-        good: NDArray[np.bool_] = peaks < self._clear_below  # a NaN is doubtful
-        good[np.argmax(np.where(np.isnan(peaks), np.inf, peaks))] = False
+        doubtful = ~np.isfinite(maps).all(axis=(1, 2))
+        good: NDArray[np.bool_] = (peaks < self._clear_below) & ~doubtful
+        good[np.argmax(np.where(doubtful, np.inf, peaks))] = False
         return good
 
     def choose_cleared(self, good: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -38,7 +38,7 @@ from heatline.edge.inspection.inspector import (
     Setup,
     product_references,
 )
-from heatline.edge.inspection.screening import ScreeningStage
+from heatline.edge.inspection.screening import ScreeningStage, describe_unscreened
 from heatline.edge.inspection.verdict import Thresholds
 from heatline.edge.reference.reference import Reference
 from heatline.edge.service.events import bundle_name
@@ -120,8 +120,11 @@ def prepare(
             say=report_step,
         )
         if bundle.manifest.screening is not None and config.engine.screening and config.engine.kind == "openvino":
-            device, threads = config.engine.device, config.engine.threads
-            verified = replace(verified, screening=open_screening(bundle, device=device, threads=threads, cache=cache))
+            try:
+                small = open_screening(bundle, device=config.engine.device, threads=config.engine.threads)
+                verified = replace(verified, screening=small)
+            except HeatlineError as error:
+                logger.warning("every tile runs in full: %s", error)
     areas = {camera.name: camera.region_of_interest for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     thresholds = Thresholds.of(bundle.manifest.calibration, config.thresholds.score, config.thresholds.evidence)
@@ -171,13 +174,7 @@ def _screening(bundle: Bundle, verified: VerifiedEngine, score: float, *, checke
     if stated is None or verified.screening is None:
         return None
     if score < stated.score_threshold:
-        logger.warning(
-            "every tile runs in full: the score threshold is %.2f, and the screening stage of %s is shown to be safe "
-            "from %.2f on; export the bundle again with more --false-reject",
-            score,
-            bundle.path,
-            stated.score_threshold,
-        )
+        logger.warning("%s", describe_unscreened(score, stated))
         return None
     return ScreeningStage(stated, verified.screening, bundle.screening_plausibility() if checked else None)
 
@@ -413,10 +410,10 @@ class Changeover:
         with reconfigure(self._line.cameras, before.config.cameras, prepared.config.cameras):
             self._line.events.emit_change(applied, activate)
         if before.verified is not None and prepared.verified is not before.verified:
-            # Closed, on a thread of its own, once the last frame that it inspects is reported: only the setups of
-            # frames hold it. Its last answers may take long, and no frame waits for them.
-            close = before.verified.engine.close
-            weakref.finalize(before.verified, lambda: NamedThread("retire", close).start()).atexit = False
+            # Closed, on threads of their own, once the last frame that they inspect is reported: only the setups of
+            # frames hold them. Their last answers may take long, and no frame waits for them.
+            for engine in filter(None, (before.verified.engine, before.verified.screening)):
+                weakref.finalize(before.verified, NamedThread("retire", engine.close).start).atexit = False
         self._line.shadow.begin(prepared.config)
         logger.info("active: %s", describe_setup(prepared))
 

@@ -234,7 +234,7 @@ class EventEmitter:
                 self._parts.add(message.event, time.monotonic_ns())
         self._offer(message.event, outcome)
         self._drift.add(outcome)
-        if message.event.screened is not None:
+        if message.event.screened is not None and outcome.judgement is not None:
             self._add_screened(message.event, message.event.screened, outcome)
 
     def _add_screened(self, event: VerdictEvent, frame: Screened, outcome: Outcome) -> None:

@@ -49,6 +49,7 @@ def export_next(
             allow=[precision for precision in was.precisions if was.fails(precision) is not None],
             allow_map=True,
             reference=old.references().get(ANY_CAMERA),
+            screen=was.screening is not None,
             track=tracked("validation frames"),
             say=say,
         )

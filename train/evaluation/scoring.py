@@ -4,6 +4,7 @@ of tiles and frames, and their intervals, by other weights of groups. Needs no t
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -21,6 +22,14 @@ SIZES = (
 )
 
 
+class FrameScore(NamedTuple):
+    """Numbers of one frame's defects, of those that are hit, and of regions that hit none."""
+
+    defects: int
+    hit: int
+    false_regions: int
+
+
 @dataclass(frozen=True)
 class Matches:
     """Which defects of one frame were found: a region hits one if its peak is at most the tolerance away."""
@@ -33,9 +42,8 @@ class Matches:
     """Regions that hit none."""
 
     @property
-    def score(self) -> tuple[int, int, int]:
-        """Number of defects, of those that are hit, and of false regions."""
-        return int(self.defects.max(initial=0)), len(self.hit), len(self.false)
+    def score(self) -> FrameScore:
+        return FrameScore(int(self.defects.max(initial=0)), len(self.hit), len(self.false))
 
 
 def match_regions(regions: Sequence[Region], mask: NDArray[np.bool_], tolerance_px: float) -> Matches:
