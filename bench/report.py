@@ -30,6 +30,7 @@ TITLES = {
     "peers": "Compared with others",
     "map-cost": "What a map costs",
     "flops": "Parameters and multiply-adds",
+    "screening": "What a screening stage gains",
 }
 """Sections by the bench, in their order; files of others are left out."""
 HEADING = ("bundle", "model", "method", "precision", "line")
@@ -66,6 +67,7 @@ CHARTS = {
     "stages": Bars("rows", ("size", "stage"), "ms", "ms per frame"),
     "startup": Bars("conditions", ("condition",), "ready_s", "s until READY"),
     "peers": Bars("systems", ("name",), "to_engine", "frames per second, of the engine alone"),
+    "screening": Bars("rows", ("defective",), "gain", "frames a second, of those without the stage"),
     "map-cost": Bars("rows", ("model", "method", "precision", "batch"), "ratio", "time with a map, of that without"),
 }
 

@@ -24,10 +24,12 @@ from heatline.train.readers import LabelledImage
 
 SHARES = (0.0, 0.05, 0.25, 0.5, 1.0)
 """Of the frames, those that show a defective picture."""
-FRAMES, ROUNDS, TIMED_ALONE = 20, 5, 60
+FRAMES, ROUNDS = 20, 3
+LATENCY_AT, TIMED_ALONE = 0.05, 100
+"""The share, and the number of frames, of which the latency is measured."""
 MOST_PICTURES = 60
 RATE = 0.8
-"""Of the highest rate without the stage, for the latency."""
+"""Of the highest rate without the stage, at which their frames come."""
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,9 +45,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     changed: int
     """Verdicts that differ, in frames."""
     frames: int
-    latency_without_ms: Latency
-    """At a given rate, one frame at a time."""
-    latency_with_ms: Latency
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +52,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     size: str
     tiles: int
     rows: list[Row]
+    latency_ms: dict[str, Latency]
+    """From the time at which a frame is due until its verdict, `without` and `with` the stage."""
 
 
 class Frames:
@@ -104,7 +105,7 @@ def measure_screening(
         "without": Inspector(bundle.manifest, engine, overlap_px=0, plausibility=bundle.plausibility()),
         "with": Inspector(bundle.manifest, engine, overlap_px=0, plausibility=bundle.plausibility(), screening=stage),
     }
-    made, rows = Frames(images, bundle, hw), list[Row]()
+    made, rows, latency = Frames(images, bundle, hw), list[Row](), dict[str, Latency]()
     for share in SHARES:
         frames = [
             Frame(Stamp("bench", n), made.make((n * share) % 1 >= 1 - share - 1e-9 and share > 0, n), "RGB8")
@@ -119,8 +120,6 @@ def measure_screening(
                 fps[name].append(FRAMES / (time.perf_counter() - began))
         seen = [each.screened for each in judged["with"]]
         ran = [1.0 if each is None else 1 - each.cleared / each.tiles for each in seen]
-        period_s = 1 / (RATE * Spread.of(fps["without"]).median)
-        alone = {name: _latencies(each, frames, period_s) for name, each in inspectors.items()}
         row = Row(
             defective=share,
             run_in_full=float(np.mean(ran)),
@@ -129,8 +128,6 @@ def measure_screening(
             gain=Spread.of([b / a for a, b in zip(fps["without"], fps["with"], strict=True)]),
             changed=sum(a.verdict != b.verdict for a, b in zip(*judged.values(), strict=True)),
             frames=FRAMES,
-            latency_without_ms=Latency.of(alone["without"]),
-            latency_with_ms=Latency.of(alone["with"]),
         )
         rows.append(row)
         report_line(
@@ -138,8 +135,12 @@ def measure_screening(
             f"frames/s, without the stage {row.without_fps.median:.2f}: {row.gain.median:.2f} times; {row.changed} "
             "verdicts changed"
         )
-    tiles = len(TileGrid(hw, bundle.manifest.grid.tile_px, bundle.manifest.grid.overlap_px))
-    return Found(precision=precision, size=f"{hw[1]}x{hw[0]}", tiles=tiles, rows=rows)
+        if share == LATENCY_AT:
+            period_s = 1 / (RATE * row.without_fps.median)
+            latency = {name: Latency.of(_latencies(each, frames, period_s)) for name, each in inspectors.items()}
+    height, width, _ = frames[0].image.shape
+    tiles = judged["without"][0].tiles
+    return Found(precision=precision, size=f"{width}x{height}", tiles=len(tiles.logits), rows=rows, latency_ms=latency)
 
 
 def _inspect(inspector: Inspector, frames: Sequence[Frame]) -> Iterator[Judgement]:

@@ -339,11 +339,11 @@ class Screening(_Part, frozen=True):
     score_threshold: Finite
     """The lowest score threshold that it may be used with."""
     detected: Annotated[int, Meta(ge=1)]
-    """The number of held-out tiles that reach that threshold; the stage clears none of them."""
+    """The number of defective held-out tiles that reach that threshold; the stage clears none of them."""
     lost_at_most: Annotated[float, Meta(ge=0, le=1)]
     """Upper bound of the share of such tiles that it clears, with 95 % confidence."""
     frames: Annotated[int, Meta(ge=1)]
-    """The number of held-out frames with such a tile."""
+    """The number of held-out frames that reach it; in each, a tile that does so runs in full."""
     frames_lost_at_most: Annotated[float, Meta(ge=0, le=1)]
     cleared: Annotated[float, Meta(ge=0, le=1)]
     """The share of held-out good tiles that it clears."""

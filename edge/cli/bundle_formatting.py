@@ -60,10 +60,10 @@ def _describe_screening(screening: Screening | None) -> str:
     if screening is None:
         return "none: every tile runs in full"
     return (
-        f"clears {percent(screening.cleared)} of good tiles, and of tiles that reach the score threshold at most "
-        f"{percent(screening.lost_at_most)}, of frames with such tiles at most "
-        f"{percent(screening.frames_lost_at_most)}: none of "
-        f"{screening.detected} in {format_count(screening.frames, 'held-out frame')}"
+        f"clears {percent(screening.cleared)} of good tiles; changes none of "
+        f"{format_count(screening.frames, 'held-out DEFECT')}, of new ones at most "
+        f"{percent(screening.frames_lost_at_most)}; clears none of their "
+        f"{format_count(screening.detected, 'defective tile')}, of new ones at most {percent(screening.lost_at_most)}"
     )
 
 

@@ -1,6 +1,5 @@
 """The screening stage: what it clears, what runs all the same, and that a DEFECT frame is inspected whole."""
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,12 +14,15 @@ from heatline.edge.bundle import Bundle, write_bundle
 from heatline.edge.bundle.golden import GoldenTilesError
 from heatline.edge.bundle.manifest import SCREENING_GRAPH, Plausible, Screening
 from heatline.edge.bundle.store import open_screening
+from heatline.edge.config import load_config
+from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.heatmap_picture import CLEARED, ColourScale
 from heatline.edge.inference import open_engine
 from heatline.edge.inference.engine import OPENVINO_GRAPH, OPENVINO_WEIGHTS, weights_of
-from heatline.edge.inspection.inspector import Inspector, one_ahead
+from heatline.edge.inspection.inspector import Inspector, Setup, one_ahead
 from heatline.edge.inspection.screening import TRIED_EVERY, ScreeningStage
+from heatline.edge.service.changeover import prepare
 from heatline.edge.wire.events import DriftEvent, StatusEvent, VerdictEvent
 from tests.edge.lines import running, write_line, write_pictures
 from tests.small_bundle import CELLS, TILE, answer, contents_of, golden_tiles, manifest
@@ -37,11 +39,12 @@ def stated(clear_below: float) -> Screening:
     return Screening(clear_below, SCORE, 9, 0.1, 3, 0.6, 0.9, (CELLS, CELLS), golden, plausible)
 
 
-def screened_bundle(path: Path, clear_below: float) -> Bundle:
-    """The small bundle, whose small graph is its whole one."""
+def screened_bundle(path: Path, clear_below: float, **changes: list[float]) -> Bundle:
+    """The small bundle, whose small graph is its whole one, with changes of what is stated."""
     files = contents_of()
     files |= {SCREENING_GRAPH: files[OPENVINO_GRAPH], weights_of(SCREENING_GRAPH): files[OPENVINO_WEIGHTS]}
-    return write_bundle(path, msgspec.structs.replace(manifest(), screening=stated(clear_below)), files)
+    screening = msgspec.structs.replace(stated(clear_below), **changes)
+    return write_bundle(path, msgspec.structs.replace(manifest(), screening=screening), files)
 
 
 def frame_with(squares: list[int], number: int = 1) -> Frame:
@@ -141,17 +144,24 @@ def test_cleared_cells_are_a_grey_of_their_own_in_the_picture_of_a_heatmap() -> 
     assert back[0, [1, 3]].tolist() == [CLEARED, 5.0]
 
 
-def test_a_small_graph_that_answers_otherwise_here_is_refused(tmp_path: Path) -> None:
-    bundle = screened_bundle(tmp_path / "good", 0.0)
-    open_screening(bundle).close()
-    other = dataclasses.replace(
-        bundle,
-        manifest=msgspec.structs.replace(
-            bundle.manifest, screening=msgspec.structs.replace(stated(0.0), golden=[1.0] * 4)
-        ),
-    )
+def test_a_small_graph_that_answers_otherwise_here_is_not_used(
+    tmp_path: Path, address: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    open_screening(screened_bundle(tmp_path / "good", 0.0)).close()
+    bundle = screened_bundle(tmp_path / "other", 0.0, golden=[1.0] * 4)
     with pytest.raises(GoldenTilesError, match=r"the screening stage of .* gives .*; set engine.screening = false"):
-        open_screening(other)
+        open_screening(bundle)
+    path = write_line(tmp_path, bundle.path, address, {"top": f'path = "{tmp_path}"'})
+    setup = prepare(load_config(path)).setup
+    assert isinstance(setup, Setup)
+    assert setup.verified.screening is None
+    assert "every tile runs in full: on this machine the screening stage" in caplog.text
+    setup.verified.engine.close()
+
+
+def test_a_bundle_that_lacks_its_small_graph_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"lists no screening\.xml, which it must have"):
+        write_bundle(tmp_path / "bundle", msgspec.structs.replace(manifest(), screening=stated(0.0)), contents_of())
 
 
 def test_a_line_counts_cleared_tiles_and_reports_a_defect_that_the_stage_calls_good(

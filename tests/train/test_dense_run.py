@@ -22,6 +22,7 @@ import torch
 
 from heatline.edge.bundle import open_bundle, open_verified_engine
 from heatline.edge.bundle.pooling import pool
+from heatline.edge.bundle.store import open_screening
 from heatline.edge.calibration.thresholds import lowest_defect_of, score_threshold
 from heatline.edge.cli.bundle_formatting import describe_bound
 from heatline.edge.frames import Frame, Stamp
@@ -29,6 +30,7 @@ from heatline.edge.images import read_rgb
 from heatline.edge.inference import open_engine
 from heatline.edge.inference.engine import infer_features
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.screening import ScreeningStage
 from heatline.train.compose import read_config
 from heatline.train.dense import cross_validation, improve
 from heatline.train.dense.samples import Sampler
@@ -57,7 +59,7 @@ def bundle(first: tuple[RunFolder, str], tmp_path_factory: pytest.TempPathFactor
     """The run's bundle. After so few steps its map may look stuck."""
     target, both = tmp_path_factory.mktemp("dense") / "bundle", ("--fast", "--precision", "f32")
     assert heatline("export", first[0].folder, "--to", target, *both).returncode == 2
-    return export(first[0], target, "--fast")
+    return export(first[0], target, "--fast", "--screen")
 
 
 @pytest.fixture(scope="module")
@@ -168,6 +170,26 @@ def test_the_bundle_states_its_pooling_and_has_thresholds_from_out_of_fold_predi
     assert (calibration.score_by, calibration.groups) == ("margin", 4)
     assert calibration.coldest_defect == pytest.approx(lowest, abs=1e-3)
     assert calibration.evidence_threshold <= calibration.score_threshold
+
+
+def test_the_bundle_has_a_screening_stage_that_clears_tiles_and_changes_no_verdict(
+    first: tuple[RunFolder, str], bundle: Path, blobs: Path
+) -> None:
+    """What it was set by are the held-out tiles of the run's own file."""
+    opened, logits = open_bundle(bundle), OutOfFold.read(first[0].out_of_fold).logit
+    stated, cleared = opened.manifest.screening, 0
+    assert stated is not None
+    assert stated.detected == (logits >= stated.score_threshold).sum() > 0
+    with closing(open_verified_engine(opened).engine) as engine, closing(open_screening(opened)) as small:
+        stage = ScreeningStage(stated, small, opened.screening_plausibility())
+        inspectors = [Inspector(opened.manifest, engine, screening=each) for each in (None, stage)]
+        for path in sorted((blobs / "images").iterdir()):
+            frame = Frame(Stamp(path.stem, 1), read_rgb(path), "RGB8")  # the stage tries each camera
+            whole, screened = (inspector.finish(inspector.start(frame)) for inspector in inspectors)
+            assert (screened.verdict, screened.implausible) == (whole.verdict, None), path.name
+            assert screened.screened is not None
+            cleared += screened.screened.cleared
+    assert cleared > 0
 
 
 @pytest.mark.parametrize(

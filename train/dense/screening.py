@@ -15,6 +15,7 @@ from heatline.edge.errors import InputError
 from heatline.train.config import CnnConfig, DenseRecipeConfig
 from heatline.train.dense.cross_validation import CrossValidation
 from heatline.train.dense.extraction import extract_features
+from heatline.train.dense.fit_head import predict
 from heatline.train.dense.samples import Painter, digest_pictures, gather_samples, grid_samples, plan_copies
 from heatline.train.dense.tiles import LabelKind, OutOfFold, label_tiles
 from heatline.train.frames import FrameStore
@@ -25,12 +26,13 @@ from heatline.train.run import RunFolder, TrainedRun
 
 @dataclass(frozen=True)
 class HeldOutTiles:
-    """All tiles of a run's pictures, as both models answer that were not trained on the tile's group."""
+    """All tiles of a run's pictures, as models answer that were not trained on the tile's group."""
 
     logit: NDArray[np.float32]
     """[N], of the model itself."""
     peak: NDArray[np.float32]
-    """[N], highest map cell of the screening model, logits."""
+    """[2, N], highest map cell of the screening model, logits; and that of the one trained on all groups, which the
+    bundle gets: it may answer higher or lower throughout."""
     frame: NDArray[np.int64]
     """[N], index of each tile's picture."""
     is_good: NDArray[np.bool_]
@@ -41,7 +43,7 @@ def train_screening(run: TrainedRun, report_line: Callable[[str], None]) -> tupl
     """Train a head on features of small tiles, with the same samples, losses and folds as the run's own.
 
     Raises:
-        InputError: the run was not trained and cross-validated by a recipe with a dense head.
+        InputError: the run was not trained and cross-validated by a recipe with a dense head, or on good pictures only.
         TrainingError: its features cannot be extracted.
     """
     config, recipe = run.config, run.config.recipe
@@ -73,8 +75,9 @@ def train_screening(run: TrainedRun, report_line: Callable[[str], None]) -> tupl
         held_out = validation.predict()
     assert held_out is not None, "the run has folds"
     validation.give()
+    rows = np.arange(len(tiles))
+    final = np.concatenate([maps.max(axis=(1, 2)) for maps in predict(model.head, features, rows, bf16=False)])
     own = OutOfFold.read(RunFolder(run.folder).out_of_fold)
     good = tiles.known == LabelKind.GOOD
-    return model.eval(), HeldOutTiles(
-        own.logit, held_out.map.max(axis=(1, 2)).astype(np.float32), tiles.table.frame, good
-    )
+    peak = np.stack([held_out.map.max(axis=(1, 2)), final], dtype=np.float32)
+    return model.eval(), HeldOutTiles(own.logit, peak, tiles.table.frame, good)
