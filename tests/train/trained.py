@@ -99,7 +99,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_trunk: tuple[str, str
     settings = (*LONGER, *tiny_trunk, f"features.folder={folder / 'features'}")
     done = heatline("train", data, f"out={folder / 'run'}", *settings)
     assert done.returncode == 0, done.stderr
-    done = heatline("export", folder / "run", "--to", folder / "boards.bundle", "--precision", "f32", "--allow", "map")
+    options = ("--precision", "f32", "--allow", "map", "--screen")
+    done = heatline("export", folder / "run", "--to", folder / "boards.bundle", *options)
     assert done.returncode == 0, done.stderr
     shutil.rmtree(folder / "run")  # a retraining does not need it
     bundle = open_bundle(folder / "boards.bundle")

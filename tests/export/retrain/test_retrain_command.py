@@ -108,6 +108,7 @@ def test_three_marks_remove_the_false_alarm_and_lose_no_find(done: Done, tmp_pat
         assert new.manifest.provenance["data"][key] == old.manifest.provenance["data"][key]
     assert new.manifest.calibration.frames == old.manifest.calibration.frames, "thresholds come from the folder"
     assert old.digest == done.trained.name.digest
+    assert (old.manifest.screening is None, new.manifest.screening is None) == (False, False)
 
 
 @pytest.mark.long
