@@ -159,7 +159,7 @@ class Inspector:
         references: Mapping[str, Reference] | None = None,
         screening: ScreeningStage | None = None,
     ) -> None:
-        self._screening = screening
+        self.screening = screening
         self.thresholds = thresholds or Thresholds.of(settings.calibration)
         self._engine, self.plausibility = engine, plausibility
         self.plausibility_by_camera = plausibility_by_camera or {}
@@ -216,7 +216,7 @@ class Inspector:
                     difference_of = reference.difference_of(grey, alignment.pose, grid)
         pending = PendingFrame(frame, stitcher, Appearance.of(rgb, grid, None, box), alignment)
         submit = partial(self._submit, self._engine, rgb, pending, difference_of)
-        screening, all_tiles = self._screening, np.ones(len(grid), np.bool_)
+        screening, all_tiles = self.screening, np.ones(len(grid), np.bool_)
         if screening is None or boxed or not screening.pays(frame.stamp.camera):
             submit(all_tiles)
             return pending
@@ -242,10 +242,10 @@ class Inspector:
             judgement = replace(judgement, misaligned=pending.alignment.misaligned, pose=pending.alignment.pose)
         camera, seen = pending.frame.stamp.camera, pending
         known = self.plausibility_by_camera.get(camera, self.plausibility)
-        if pending.small is not None and self._screening is not None:
+        if pending.small is not None and self.screening is not None:
             judgement = replace(judgement, screened=self._describe_screening(pending))
-            self._screening.note(camera, 0 if pending.cleared is None else float(pending.cleared.mean()))
-            known, seen = self._screening.plausibility, pending.small  # which has the features of every tile
+            self.screening.note(camera, 0 if pending.cleared is None else float(pending.cleared.mean()))
+            known, seen = self.screening.plausibility, pending.small  # which has the features of every tile
         if known is None:
             return judgement
         appearance = seen.appearance

@@ -220,6 +220,7 @@ def describe_setup(prepared: PreparedSetup) -> str:
         f"{of_product}{manifest.name} {manifest.version} ({setup.bundle.digest[:12]}) by {setup.verified.engine.name} "
         f"in {setup.verified.computes_in}, signed by {describe_signer(setup.signed_by)}"
         f"{'' if setup.acting else ', not acting'}"
+        f"{'' if setup.inspector.screening is None else ', clearing surely good tiles'}"
         f"{'' if setup.inspector.plausibility else '; every frame gets a verdict, whatever it shows'}"
     )
 

@@ -85,7 +85,7 @@ def test_cleared_tiles_are_no_answer_and_a_defect_frame_is_inspected_whole(
 ) -> None:
     plain, stage, screening = inspectors
     fresh = ScreeningStage(stated(limit), stage.engine, None)
-    screening._screening = fresh
+    screening.screening = fresh
     pictures = [frame_with(squares, number) for number, squares in enumerate(frames, 1)]
     pendings = one_ahead(screening.start(picture) for picture in pictures)
     for picture, pending in zip(pictures, pendings, strict=True):
@@ -184,6 +184,7 @@ def test_a_line_counts_cleared_tiles_and_reports_a_defect_that_the_stage_calls_g
         of_all = status.screened
         assert of_all.tiles % 9 == 0
         assert of_all.audited >= 8 * of_all.disagreed >= 8
+        assert ", clearing surely good tiles" in run.process.log()
         path.write_text(path.read_text() + "\n[engine]\nscreening = false\n")
         assert run.reload().applied
         run.until(lambda event: isinstance(event, VerdictEvent) and event.screened is None)
