@@ -47,13 +47,14 @@ RELATIVE_SLACK: dict[Measure, float] = {"brightness": 0.03, "sharpness": 0.05}
 ABSOLUTE_SLACK: dict[Measure, float] = {
     "saturation": 0.02,
     "turn": 0.1,
+    "scale": 0.1,
     "match": 0.05,
     "score": 0.25,
     "evidence": 0.25,
     "cleared": 0.02,
 }
 """The same in the measure's own unit."""
-OF_POSE: tuple[Measure, ...] = "shift_x", "shift_y", "turn", "match"
+OF_POSE: tuple[Measure, ...] = "shift_x", "shift_y", "turn", "scale", "match"
 """What the pose of a frame that is compared with a reference tells."""
 OF_EVIDENCE: tuple[Measure, ...] = "score", "evidence", "cleared"
 """Of frames judged GOOD: the calibration frames are good, and a run of defective parts is not drift."""
@@ -64,6 +65,7 @@ WHAT: Mapping[str, tuple[str, str]] = {
     "shift_x": ("the part lies further left", "the part lies further right"),
     "shift_y": ("the part lies further up", "the part lies further down"),
     "turn": ("the part is turned further counterclockwise", "the part is turned further clockwise"),
+    "scale": ("the part is shown smaller", "the part is shown larger"),
     "match": ("the pictures match the reference picture less", "the pictures match the reference picture better"),
     "score": ("good frames score lower", "good frames score higher"),
     "evidence": ("good frames have less evidence", "good frames have more evidence"),
@@ -74,6 +76,7 @@ CHECK: dict[Measure, str] = {
     "sharpness": "check focus, distance, vibration, dirt on the lens and the camera's gain",
     "saturation": "check lamps, stray light and white balance, and whether the material is another",
     **dict.fromkeys(OF_POSE, "check the camera's mount, the fixture and the trigger"),
+    "scale": "check the camera's distance, zoom and focus",
     "match": "check whether camera or part is turned or moved far, and whether the product is another",
     **dict.fromkeys(OF_EVIDENCE, "check light, focus and position, and whether the material is another"),
 }
@@ -81,6 +84,7 @@ UNITS: dict[Measure, str] = {
     "shift_x": " px",
     "shift_y": " px",
     "turn": " degrees",
+    "scale": " %",
     "score": " logits",
     "evidence": " logits",
 }
@@ -95,7 +99,8 @@ def measure_picture(rgb: NDArray[np.uint8], pose: Pose | None = None) -> dict[Me
         "saturation": saturation_of(rgb),
     }
     if pose is not None:
-        values |= zip(OF_POSE, (pose.x_px, pose.y_px, pose.degrees, pose.confidence), strict=True)
+        larger = 100 * (pose.magnification - 1)
+        values |= zip(OF_POSE, (pose.x_px, pose.y_px, pose.degrees, larger, pose.confidence), strict=True)
     return values
 
 
@@ -245,8 +250,9 @@ def references_of(
         elif calibration.reference is not None:
             found[camera] = CameraReference(calibration.reference, scored=area == WHOLE_FRAME)
         if product is not None:
-            px, degrees = product.aligner.farthest
-            found[camera] = replace(found[camera], farthest={"shift_x": px, "shift_y": px, "turn": degrees})
+            px, degrees, larger = product.aligner.farthest
+            farthest: dict[Measure, float] = {"shift_x": px, "shift_y": px, "turn": degrees, "scale": larger}
+            found[camera] = replace(found[camera], farthest=farthest)
     return found
 
 
@@ -291,8 +297,8 @@ class DriftMonitor:
                 yield measure, reading
 
 
-def describe_drift(measure: Measure, reading: DriftReading) -> str:
-    """Describe a drift, or its end, in a sentence."""
+def describe_drift(measure: Measure, reading: DriftReading, *, in_mm: bool = False) -> str:
+    """Describe a drift, or its end, in a sentence; `in_mm`: of a camera whose lengths are in mm."""
     unit, limits = UNITS.get(measure, ""), describe_limits(reading.low, reading.high)
     found = (
         f"{measure} {reading.value:.3g}{unit}, expected {limits}{unit}, over the last {reading.frames} measured frames"
@@ -300,7 +306,11 @@ def describe_drift(measure: Measure, reading: DriftReading) -> str:
     if not reading.drifted:
         return f"as at calibration again: {found}"
     what = describe_change(measure, reading.value, reading.low)
-    return f"{what} than at calibration: {found}; {CHECK[measure]}; if the change is to stay, calibrate again"
+    check = CHECK[measure]
+    if in_mm and measure == "scale":
+        off = abs(reading.value - reading.calibrated)
+        check += f"; lengths in mm are off by {off:.2g} % until the scale is calibrated again"
+    return f"{what} than at calibration: {found}; {check}; if the change is to stay, calibrate again"
 
 
 def describe_change(measure: str, value: float, low: float) -> str:

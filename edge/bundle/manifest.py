@@ -97,7 +97,17 @@ Range = tuple[Finite, Finite | None]
 
 
 Measure = Literal[
-    "brightness", "sharpness", "saturation", "shift_x", "shift_y", "turn", "match", "score", "evidence", "cleared"
+    "brightness",
+    "sharpness",
+    "saturation",
+    "shift_x",
+    "shift_y",
+    "turn",
+    "scale",
+    "match",
+    "score",
+    "evidence",
+    "cleared",
 ]
 """What drift compares, see `heatline.edge.drift`."""
 QUANTILES = 0.0, 0.05, 0.5, 0.95, 1.0

@@ -153,7 +153,8 @@ def _facts(entry: EvidenceEntry) -> dict[str, object]:
     if (pose := event.pose) is not None:
         facts["pose"] = (
             f"{pose.x_px:.1f} px right, {pose.y_px:.1f} px down, {pose.degrees:.2f} degrees clockwise of the "
-            f"reference; confidence {pose.confidence:.2f}, error {pose.error_px:.1f} px"
+            f"reference, {100 * (pose.magnification - 1):.2f} % larger; confidence {pose.confidence:.2f}, "
+            f"error {pose.error_px:.1f} px"
         )
     return facts | {"product": event.product, "bundle": f"{describe_bundle(event.bundle)}, {event.precision}"}
 

@@ -4,6 +4,9 @@ Phase correlation of the reduced picture finds the motion roughly; windows aroun
 directions, find it exactly. One window alone may also fit another line nearby, so the motion is that which the
 correlations of all windows together support best. The range is 40 px or 4 % of the longer side, and 1.5 degrees.
 
+A frame is compared without magnification, so its pose is the best without, too. The magnification is fitted beside it:
+to warn, and to say why a frame does not fit.
+
 Where a reference has fewer than 8 anchors, windows on lines join them, which count only across their line. Along lines
 every motion shows the same, and one near none is taken. Lines that repeat across within the range are refused, because
 a shift by their pitch shows the same but hides a misplaced part. Lines look like their mirror image and like other
@@ -28,7 +31,9 @@ _RANGE_PX, _RANGE_SHARE = 40, 0.04  # px of the frame, share of its longer side
 _MOST_DEGREES = 1.5  # tiles are cut unturned: at 2 degrees their corners differ beyond the tolerance of 3 px
 _TURNS = np.arange(-2.5, 2.6, 0.5)  # degrees, of the rough search
 _FINE_TURNS = np.arange(-0.4, 0.41, 0.1)  # degrees around the rough turn
-_HALF, _REACH, _PAD = 24, 8, 6  # half a window, search around the rough shift, farthest move by a fine turn
+_LARGER = np.linspace(-0.012, 0.012, 9)  # shares; at 1.2 %, the farthest windows are 8 px away
+_OTHER_SIZES = 0.97, 1.03  # tried where a frame fits nowhere
+_HALF, _REACH, _PAD = 24, 8, 10  # half a window, search around the rough shift, farthest move by turn and magnification
 _ANCHORS, _LEAST_ANCHORS = 32, 8
 _FEW_ANCHORS = 16  # windows on lines fill up to so many; enough for a second place
 _LEAST_QUALITY = 0.1  # of the strongest anchor's texture: ragged edges of DeepPCB's lines have less
@@ -37,6 +42,7 @@ _LEAST_TEXTURE = 1e-4  # mean square gradient of (grey / 255): noise has less
 _TOLERANCE, _TOLERANCE_PX = 1.5, 3  # px, and px of the frame: DeepPCB's boards differ that much from a rigid motion
 _LEAST_CORRELATION, _NEAR_HIGHEST = 0.5, 0.9
 _LEAST_CONFIDENCE, _LEAST_LEAD = 0.75, 0.15
+_MOST_DISTANCE = 0.35  # from the centre, share of the diagonal: of three quarters of a frame, which must agree
 _PRIOR, _COARSE_PRIOR = 0.1, 1.0  # what weighs against a farther motion where the windows do not decide
 
 
@@ -63,8 +69,8 @@ class Aligner:
     Args:
         grey: the reference, uint8 [H, W].
 
-    One `find` takes 11 ms for 2448x2048 px on one core, 15 ms for a frame that is not found or a repeated pattern, and
-    21 ms where only the second try finds it: 3 of 506 frames of DeepPCB.
+    One `find` takes 11 ms for 2448x2048 px on one core, 15 ms with a repeated pattern, 24 ms for a frame that is not
+    found, and 21 ms where only the second try finds it: 3 of 506 frames of DeepPCB.
     """
 
     def __init__(self, grey: NDArray[np.uint8]) -> None:
@@ -77,8 +83,11 @@ class Aligner:
         self._dft_hw = [cv2.getOptimalDFTSize(n) for n in coarse.shape]
         self._window = np.sqrt(np.outer(*(np.hanning(n + 2)[1:-1] for n in coarse.shape))).astype(np.float32)
         self._spectra = np.stack([self._spectrum(self._turned(coarse, turn)) for turn in _TURNS]).conj()
-        self.farthest = max(_RANGE_PX, _RANGE_SHARE * max(height, width)), _MOST_DEGREES
-        """The largest shift along each axis, px, and the largest turn, degrees, of an aligned frame."""
+        self._tolerance = max(_TOLERANCE, _TOLERANCE_PX / self._factor)
+        larger = 100 * self._tolerance * self._factor / (_MOST_DISTANCE * math.hypot(height, width))
+        self.farthest = max(_RANGE_PX, _RANGE_SHARE * max(height, width)), _MOST_DEGREES, larger
+        """Of an aligned frame: the largest shift along each axis, px, the largest turn, degrees, and about by how much
+        it may show all larger or smaller, %."""
         range_px = self.farthest[0] / self._factor
         reach = math.ceil(range_px / self._coarse_factor) + 1
         self._rows, self._columns = (np.arange(-r, r + 1) for r in (min(reach, (n - 1) // 2) for n in coarse.shape))
@@ -94,18 +103,23 @@ class Aligner:
         spectrum = self._spectrum(_reduced(work, self._coarse_factor))
         found = np.fft.irfft2(self._spectra * spectrum, s=self._dft_hw)[:, self._rows[:, None], self._columns]
         found *= self._prior
-        poses: list[Pose] = []
+        poses, starts = list[Pose](), list[tuple[NDArray[np.float64], float]]()
         for _ in range(2):
             turn, row, column = np.unravel_index(np.argmax(found), found.shape)
             shift = np.array([self._columns[column], self._rows[row]]) * self._coarse_factor
-            pose = self._refined(work, shift, float(_TURNS[turn]), _FEW_ANCHORS if poses else _ANCHORS)
+            starts.append((shift, float(_TURNS[turn])))
+            pose = self._refined(work, *starts[-1], _FEW_ANCHORS if poses else _ANCHORS)
             if poses and pose.confidence >= _LEAST_CONFIDENCE:  # few windows may agree where all do not
                 pose = self._refined(work, np.array([pose.x_px, pose.y_px]) / self._factor, pose.degrees)
             poses.append(pose)
             if poses[-1].confidence >= _LEAST_CONFIDENCE:
                 break
             found[:, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = -np.inf
-        best = max(poses, key=lambda pose: pose.confidence)
+        if all(pose.confidence < _LEAST_CONFIDENCE and pose.magnification == 1 for pose in poses):
+            poses += [self._refined(work, *starts[0], _FEW_ANCHORS, size) for size in _OTHER_SIZES]
+        best = max(
+            poses, key=lambda pose: (pose.confidence >= _LEAST_CONFIDENCE, pose.magnification != 1, pose.confidence)
+        )
         at = np.array([best.x_px, best.y_px]) / self._factor
         for sign in (-1, 1) if self._alias and best.confidence >= _LEAST_CONFIDENCE else ():
             other = self._refined(work, at + sign * np.array(self._alias), best.degrees, _FEW_ANCHORS)
@@ -130,8 +144,13 @@ class Aligner:
             reason = "the reference shows too little texture: choose another reference"
         elif self._alias and not pose.confidence:
             reason = "the pattern repeats, so that the frame may lie in two ways: choose a reference with a unique part"
+        elif abs(larger := 100 * (pose.magnification - 1)) > self.farthest[2] / 2:
+            reason = (
+                f"the part is shown {abs(larger):.1f} % {'larger' if larger > 0 else 'smaller'} than in the reference: "
+                "check the camera's distance and lens, and calibrate its scale again"
+            )
         else:
-            reason = "the frame does not show what the reference shows: check the product and its place"
+            reason = "the frame does not show what the reference shows: check the product, its place and its size"
         least = f"expected at least {_LEAST_CONFIDENCE}"
         return f"{reason} (confidence {pose.confidence:.2f}, {least}; error {pose.error_px:.1f} px)"
 
@@ -146,10 +165,17 @@ class Aligner:
         return np.asarray(cv2.warpAffine(coarse, motion, coarse.shape[::-1], borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
     def _refined(
-        self, work: NDArray[np.uint8], shift: NDArray[np.float64], degrees: float, most: int = _ANCHORS
+        self,
+        work: NDArray[np.uint8],
+        shift: NDArray[np.float64],
+        degrees: float,
+        most: int = _ANCHORS,
+        size: float = 1.0,
     ) -> Pose:
-        """Return the pose near a rough motion; the frame is moved back first, so that windows do not turn."""
-        motion = _motion(degrees, shift, self._centre)
+        """Return the pose near a rough motion and size, without confidence if it is another; the frame is moved back
+        first, so that windows do not turn.
+        """
+        motion = _motion(degrees, shift, self._centre, size)
         flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         moved = np.asarray(cv2.warpAffine(work, motion, work.shape[::-1], flags=flags), np.uint8)
         in_frame = self._anchors @ motion[:, :2].T + motion[:, 2]
@@ -164,18 +190,18 @@ class Aligner:
             ],
             dtype=np.float32,
         )
-        tolerance = max(_TOLERANCE, _TOLERANCE_PX / self._factor)
-        (dx, dy, turn), distances = _rigid_fit(
-            self._anchors[visible] - self._centre, self._across[visible], responses, tolerance
+        (dx, dy, turn), distances, larger = _fit(
+            self._anchors[visible] - self._centre, self._across[visible], responses, self._tolerance
         )
-        agree = distances <= tolerance
-        rest = _turn(degrees) @ (dx, dy)
+        agree = distances <= self._tolerance
+        rest = size * _turn(degrees) @ (dx, dy)
         return Pose(
             x_px=float(shift[0] + rest[0]) * self._factor,
             y_px=float(shift[1] + rest[1]) * self._factor,
             degrees=degrees + math.degrees(turn),
-            confidence=float(agree.sum() / max(len(responses), _LEAST_ANCHORS)),
+            confidence=float(agree.sum() / max(len(responses), _LEAST_ANCHORS)) if size == 1 else 0.0,
             error_px=float(np.median(distances[agree])) * self._factor if agree.any() else 0.0,
+            magnification=size * (1 + larger) if larger else 1.0,
         )
 
 
@@ -185,9 +211,11 @@ def _turn(degrees: float) -> NDArray[np.float64]:
     return np.array([[cos, -sin], [sin, cos]])
 
 
-def _motion(degrees: float, shift: NDArray[np.float64], centre: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the matrix [2, 3] of a turn around the centre and a shift."""
-    turn = _turn(degrees)
+def _motion(
+    degrees: float, shift: NDArray[np.float64], centre: NDArray[np.float64], size: float = 1.0
+) -> NDArray[np.float64]:
+    """Return the matrix [2, 3] of a turn and a magnification around the centre, and a shift."""
+    turn = size * _turn(degrees)
     return np.column_stack([turn, centre + shift - turn @ centre])
 
 
@@ -237,48 +265,61 @@ def _textured_places(work: NDArray[np.uint8]) -> tuple[NDArray[np.int64], NDArra
     return places, across
 
 
-def _peak(values: NDArray[np.float32], at: int) -> float:
-    """Return how far the vertex of the parabola through the highest value and its neighbours is from it."""
-    if not 0 < at < len(values) - 1:
-        return 0.0
-    before, highest, after = (float(value) for value in values[at - 1 : at + 2])
-    return min(max((after - before) / 2 / max(2 * highest - before - after, 1e-9), -0.5), 0.5)
+def _vertex(*heights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far the vertices of parabolas are from their middle places: through values before, there and after."""
+    before, highest, after = heights
+    return np.clip((after - before) / 2 / np.maximum(2 * highest - before - after, 1e-9), -0.5, 0.5)
 
 
-def _rigid_fit(
+def _fit(
     at: NDArray[np.float64], across: NDArray[np.float64], responses: NDArray[np.float32], tolerance: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return shift x, y and turn in radians with which most windows agree, and each window's distance, inf: none."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
+    """Return shift x, y and turn in radians with which most windows agree, each window's distance, inf: none, and by
+    which share the frame shows all larger, 0: not known.
+    """
     count, side, _ = responses.shape
     aside = np.column_stack([-at[:, 1], at[:, 0]])
-    design = np.concatenate([np.broadcast_to(np.eye(2), (count, 2, 2)), aside[:, :, None]], axis=2)
-    prior = np.diag([_PRIOR, _PRIOR, _PRIOR * np.linalg.norm(at, axis=1).max()])
+    design = np.concatenate([np.broadcast_to(np.eye(2), (count, 2, 2)), aside[:, :, None], at[:, :, None]], axis=2)
+    farthest = np.linalg.norm(at, axis=1).max()
+    prior = _PRIOR * np.diag([1, 1, farthest, farthest])
     padded = np.pad(np.maximum(responses, 0), ((0, 0), (_PAD, _PAD), (_PAD, _PAD)))
     views = np.lib.stride_tricks.sliding_window_view(padded, (side, side), (1, 2))
-    turns = np.radians(_FINE_TURNS)
-    steps = np.rint(turns[:, None, None] * aside).clip(-_PAD, _PAD).astype(int) + _PAD
-    sums = [views[np.arange(count), y, x].sum(axis=0) for x, y in steps.transpose(0, 2, 1)]
-    far = (np.arange(side) / _REACH - 1) ** 2
-    votes = np.stack(sums) - _PRIOR * (far[:, None] + far + (_FINE_TURNS[:, None, None] / 0.4) ** 2)
-    best, row, column = np.unravel_index(np.argmax(votes), votes.shape)
-    motion = np.array([column - _REACH, row - _REACH, turns[best]])
-    reach = round(tolerance)
-    distances, moves = np.zeros(count), np.zeros((count, 2))
-    for _ in range(2):
-        for i, (x, y) in enumerate(np.rint(design @ motion).astype(int) + _REACH):
-            left, top = (min(max(n - reach, 0), side - 1) for n in (x, y))
-            part = responses[i, top : max(y + reach + 1, 1), left : max(x + reach + 1, 1)]
-            _, highest, _, (u, v) = cv2.minMaxLoc(part)
-            u, v = u + left, v + top
-            moves[i] = u - _REACH + _peak(responses[i, v], u), v - _REACH + _peak(responses[i, :, u], v)
-            high = highest >= max(_LEAST_CORRELATION, _NEAR_HIGHEST * responses[i].max())
-            distances[i] = 0 if high and not {u, v} & {0, side - 1} else np.inf  # outside it fits better
-        near = np.isfinite(distances)
-        motion = np.linalg.lstsq(
-            np.vstack([*(across @ design)[near], prior]), np.append((across @ moves[:, :, None])[near], np.zeros(3))
-        )[0]
-        distances += np.linalg.norm(across @ (design @ motion - moves)[:, :, None], axis=(1, 2))
-    return motion, distances
+    every, line, reach = np.arange(count), np.arange(side), round(tolerance)
+    far, exact = (line / _REACH - 1) ** 2, responses.astype(np.float64)
+    least = np.maximum(_LEAST_CORRELATION, _NEAR_HIGHEST * responses.max(axis=(1, 2)))
+
+    def fit(starts: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Fit the motion near one of these turns, or turns and magnifications, that most windows support."""
+        size = 2 + starts.shape[1]
+        part, against = design[:, :, :size], prior[:size, :size]
+        steps = np.rint(part[:, :, 2:] @ starts.T).clip(-_PAD, _PAD).astype(int) + _PAD
+        sums = [views[every, y, x].sum(axis=0) for x, y in steps.transpose(2, 1, 0)]
+        votes = np.stack(sums) - _PRIOR * (far[:, None] + far + (starts[:, -1:, None] / starts[-1, -1]) ** 2)
+        best, row, column = np.unravel_index(np.argmax(votes), votes.shape)
+        motion, distances = np.array([column - _REACH, row - _REACH, *starts[best]]), np.zeros(count)
+        for _ in range(2):
+            places = np.rint(part @ motion).T[:, :, None] + _REACH
+            first, last = (np.clip(places + n, 0, side - 1) for n in (-reach, reach))
+            columns, rows = (first <= line) & (line <= last)
+            near = np.where(rows[:, :, None] & columns[:, None], responses, -1).reshape(count, -1)
+            v, u = np.divmod(near.argmax(axis=1), side)
+            y, x = np.clip((v, u), 1, side - 2)
+            right = _vertex(*(exact[every, v, x + n] for n in (-1, 0, 1)))
+            down = _vertex(*(exact[every, y + n, u] for n in (-1, 0, 1)))
+            moves = np.column_stack([u + right, v + down]) - _REACH
+            known = (near.max(axis=1) >= least) & (x == u) & (y == v)  # on the border: outside it fits better
+            motion = np.linalg.lstsq(
+                np.vstack([*(across @ part)[known], against]),
+                np.append((across @ moves[:, :, None])[known], np.zeros(size)),
+            )[0]
+            off = np.linalg.norm(across @ (part @ motion - moves)[:, :, None], axis=(1, 2))
+            distances = np.where(known, off, np.inf)
+        return motion, distances
+
+    motion, distances = fit(np.radians(_FINE_TURNS)[:, None])
+    magnified, apart = fit(np.column_stack([np.full(len(_LARGER), motion[2]), _LARGER]))
+    is_sure = (apart <= tolerance).sum() >= _LEAST_CONFIDENCE * max(count, _LEAST_ANCHORS)
+    return motion, distances, float(magnified[3]) if is_sure else 0.0
 
 
 def _alias(

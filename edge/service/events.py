@@ -138,8 +138,10 @@ class LineDrift:
             logger.exception("camera %s: its drift is not watched any more, as a frame could not be measured", camera)
             self._watches = {**self._watches, camera: None}
             return
+        settings = setup.cameras.get(camera) if isinstance(setup, Setup) else None
+        in_mm = settings is not None and settings.scale is not None
         for measure, reading in watch.monitor.add(values):
-            self._report(camera, measure, reading, describe_drift(measure, reading), setup)
+            self._report(camera, measure, reading, describe_drift(measure, reading, in_mm=in_mm), setup)
 
     def state(self) -> dict[str, dict[str, DriftReading]]:
         """Return the present readings by camera and measure; a camera that is not watched is missing."""

@@ -126,6 +126,8 @@ class Pose(msgspec.Struct, frozen=True):
     """0 to 1: the share of the compared places that agree with this pose."""
     error_px: float
     """Median distance of those places from this pose, px."""
+    magnification: float = 1.0
+    """1.01: the frame shows the part 1 % larger than the reference; 1: as large, or not known. The pose has none."""
 
 
 class Times(msgspec.Struct, frozen=True, kw_only=True):
@@ -555,7 +557,7 @@ class DriftEvent(_LineEvent, frozen=True, kw_only=True, tag="drift"):
 
     camera: str
     measure: str
-    """`brightness`, `sharpness`, `saturation`, `shift_x`, `shift_y`, `turn`, `match`, `score`, `evidence` or
+    """`brightness`, `sharpness`, `saturation`, `shift_x`, `shift_y`, `turn`, `scale`, `match`, `score`, `evidence` or
     `cleared`; `screening`: a tile that the screening stage would have cleared reached the score threshold."""
     active: bool
     """True: it differs. False: it does not any more."""

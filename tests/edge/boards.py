@@ -30,10 +30,12 @@ def board(hw: tuple[int, int] = (446, 560), seed: int = 0) -> NDArray[np.uint8]:
     return picture
 
 
-def moved(rgb: NDArray[np.uint8], right: float = 0, down: float = 0, degrees: float = 0) -> NDArray[np.uint8]:
-    """The board where it lies further right and down, and is turned clockwise around the middle; grey beside it."""
+def moved(
+    rgb: NDArray[np.uint8], right: float = 0, down: float = 0, degrees: float = 0, percent: float = 0
+) -> NDArray[np.uint8]:
+    """The board where it lies further right and down, turned clockwise around the middle and larger; grey beside it."""
     height, width = rgb.shape[:2]
-    motion = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1)
+    motion = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), -degrees, 1 + percent / 100)
     motion[:, 2] += right, down
     return np.asarray(cv2.warpAffine(rgb, motion, (width, height), borderValue=(230, 230, 230)), np.uint8)
 

@@ -19,6 +19,7 @@ from heatline.edge.bundle.manifest import Measure, Reference
 from heatline.edge.bundle.plausibility import fit_plausibility
 from heatline.edge.calibration.thresholds import GoodFrame
 from heatline.edge.drift import (
+    OF_POSE,
     CameraReference,
     DriftMonitor,
     DriftSetup,
@@ -95,15 +96,18 @@ def test_a_reference_has_the_quantiles_of_its_frames_if_these_are_enough() -> No
     ],
 )
 def test_a_pose_is_watched_up_to_half_of_what_is_accepted(at_px: float | None, low: float, high: float) -> None:
-    pose = None if at_px is None else Pose(at_px, -1.0, 0.25, 0.9, 0.1)
+    pose = None if at_px is None else Pose(at_px, -1.0, 0.25, 0.9, 0.1, 1.002)
     reference = fit_reference([measure_picture(board(), pose)] * 12, board().shape[:2], [], [])
-    watched = CameraReference(reference, farthest={"shift_x": 40.0, "shift_y": 40.0, "turn": 1.5})
+    watched = CameraReference(reference, farthest={"shift_x": 40.0, "shift_y": 40.0, "turn": 1.5, "scale": 0.5})
     ranges = watched.expected()
     assert ranges["shift_x"] == pytest.approx((low, at_px if pose and at_px != 30 else 0, high))
     assert ranges["turn"] == pytest.approx((0.15, 0.25, 0.35) if pose else (-0.75, 0, 0.75))
     assert ("match" in ranges) == (pose is not None), "without poses, no confidence is known"
-    values = watched.values(board(), Pose(22.0, 4.0, -1.5, 0.75, 0.1))
-    assert [values[each] for each in ("shift_x", "shift_y", "turn", "match")] == [22.0, 4.0, -1.5, 0.75]
+    assert ranges["scale"] == pytest.approx((0.1, 0.2, 0.25) if pose else (-0.25, 0, 0.25))
+    reference.measures.pop("scale", None)  # of a bundle from before it was measured
+    assert watched.expected()["scale"] == (-0.25, 0, 0.25)
+    values = watched.values(board(), Pose(22.0, 4.0, -1.5, 0.75, 0.1, 0.5))
+    assert [values[each] for each in OF_POSE] == [22.0, 4.0, -1.5, -50, 0.75]
 
 
 def expected_of(quantiles: list[float], measure: Measure = "score") -> ExpectedRange:

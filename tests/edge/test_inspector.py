@@ -332,9 +332,10 @@ def test_a_line_compares_each_frame_and_gives_no_verdict_where_it_cannot(tmp_pat
         "5-cut.png": BOARD[:, :500],
     }
     write_pictures(tmp_path / "top", shown)
-    write_pictures(tmp_path / "side", {f"{number}.png": moved(BOARD, 22, 0) for number in range(4)})
+    write_pictures(tmp_path / "side", {f"{number}.png": moved(BOARD, 22, 0, 0, 0.8) for number in range(4)})
     cameras = {"top": {"kind": "folder", "path": "top", "size": "any"}, "side": {"kind": "folder", "path": "side"}}
-    tables = f'[journal]\nfolder = "{tmp_path}/journal"\n\n[drift]\nframes = 5\nevery_s = 0'
+    of_side = "[cameras.scale]\nsize = [560, 446]\nhomography = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]\nerror_mm = 0"
+    tables = f'[journal]\nfolder = "{tmp_path}/journal"\n\n[drift]\nframes = 5\nevery_s = 0\n\n{of_side}'
     line = write_line_with(tmp_path, comparing.path, address, cameras, tables)
     with running(line, address) as run:
         received = run.until_stopped()
@@ -349,5 +350,9 @@ def test_a_line_compares_each_frame_and_gives_no_verdict_where_it_cannot(tmp_pat
     assert "confidence" in str(top[2].detail)
     assert received.last.ledger["top"].failed == {"misaligned": 3}
     assert received.last.handshake.heartbeat > 0, "probes are judged, although they show no product"
-    (warning,) = [event for event in received.in_order if isinstance(event, DriftEvent)]
-    assert (warning.camera, warning.measure, warning.high) == ("side", "shift_x", 20)
+    drifts = {event.measure: event for event in received.in_order if isinstance(event, DriftEvent)}
+    assert {(measure, event.camera) for measure, event in drifts.items()} == {("shift_x", "side"), ("scale", "side")}
+    assert drifts["shift_x"].high == 20
+    assert drifts["scale"].value == pytest.approx(0.8, abs=0.05)
+    assert drifts["scale"].detail.startswith("the part is shown larger than at calibration: scale 0.")
+    assert "lengths in mm are off by 0." in drifts["scale"].detail

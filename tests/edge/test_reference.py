@@ -86,7 +86,23 @@ def test_what_does_not_show_the_reference_is_refused() -> None:
         moved(GREY, 150, 0, 0),
         moved(GREY, 0, 0, 10),
     ):
-        assert "confidence" in str(ALIGNER.reject_reason(ALIGNER.find(frame)))
+        reason = str(ALIGNER.reject_reason(ALIGNER.find(frame)))
+        assert "confidence" in reason
+        assert "larger" not in reason
+        assert "smaller" not in reason
+
+
+@settings(max_examples=30)
+@given(x=st.floats(-30, 30), y=st.floats(-30, 30), degrees=st.floats(-1.2, 1.2), share=st.floats(-2, 2))
+def test_a_magnification_is_measured_and_beyond_what_fits_it_is_the_reason(
+    x: float, y: float, degrees: float, share: float
+) -> None:
+    percent = share * ALIGNER.farthest[2]
+    pose = ALIGNER.find(moved(GREY, x, y, degrees, percent))
+    assert 100 * (pose.magnification - 1) == pytest.approx(percent, abs=0.15)
+    reason = ALIGNER.reject_reason(pose)
+    assert reason is None or f" % {'larger' if share > 0 else 'smaller'} than in the reference" in reason
+    assert 1 < abs(share) < 1.5 or (reason is None) == (abs(share) < 1.25)
 
 
 def test_a_reference_that_fits_itself_in_several_places_or_nowhere_aligns_no_frame() -> None:
@@ -108,7 +124,8 @@ def test_no_cell_of_a_good_frame_differs_up_to_the_farthest_turn_and_farther_tur
         assert aligner.reject_reason(pose) is None
         corners = pose.corners(np.array(origins), 224, picture.shape)
         assert differences(frame, GreyRange(picture), origins, corners, 224)[..., 5::2].max() < 48
-    assert "turned by -2.00 degrees" in str(aligner.reject_reason(aligner.find(moved(picture, 9, 5, -2))))
+    for change, reason in (((9, 5, -2), "turned by -2.00 degrees"), ((9, 5, 0, -3), "shown 3.0 % smaller")):
+        assert reason in str(aligner.reject_reason(aligner.find(moved(picture, *change))))
 
 
 def test_a_part_displaced_over_a_still_fixture_has_no_pose_between_them() -> None:

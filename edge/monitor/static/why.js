@@ -214,8 +214,8 @@ const mmWords = ({ extent, area, error }) =>
 
 function poseWords(pose) {
   if (!pose) return null;
-  return `${number(pose.x_px, 1)} px right, ${number(pose.y_px, 1)} px down, ${number(pose.degrees, 2)}° clockwise of the reference; ` +
-    `confidence ${number(pose.confidence, 2)}, error ${number(pose.error_px, 1)} px`;
+  return `${number(pose.x_px, 1)} px right, ${number(pose.y_px, 1)} px down, ${number(pose.degrees, 2)}° clockwise of the reference, ` +
+    `${number(100 * (pose.magnification - 1), 2)} % larger; confidence ${number(pose.confidence, 2)}, error ${number(pose.error_px, 1)} px`;
 }
 
 const tileWords = ({ logit: value }, { score_threshold: limit }) =>
