@@ -220,7 +220,6 @@ def _make_screening(
     golden: GoldenTiles,
     say: Say,
 ) -> MadeScreening | None:
-    say("training the screening stage")
     try:
         return make_screening(run, validating.images, grid, calibration.score_threshold, golden.tiles, say)
     except InputError as error:

@@ -17,6 +17,7 @@ from heatline.export.onnx_graph import to_graphs
 from heatline.export.openvino_ir import to_ir, write_graphs
 from heatline.export.product import fit_product
 from heatline.train.dense.screening import HeldOutTiles, train_screening
+from heatline.train.models.dense import SCREENING_PX, ScreeningClassifier
 from heatline.train.readers import LabelledImage
 from heatline.train.run import TrainedRun
 
@@ -74,6 +75,28 @@ class MadeScreening(NamedTuple):
     """The share of each held-out good frame's tiles that it clears, by both answers of `HeldOutTiles.peak`."""
 
 
+def _train_cheapest(
+    run: TrainedRun, tile_px: int, score: float, say: Callable[[str], None]
+) -> tuple[ScreeningClassifier, HeldOutTiles, float, float]:
+    """Return the classifier with which a good frame costs least, its tiles, limit, and the share that it clears."""
+    refused, found = InputError(""), dict[float, tuple[ScreeningClassifier, HeldOutTiles, float, float]]()
+    for seen_px in SCREENING_PX:
+        pixels = (seen_px / tile_px) ** 2
+        if min(found, default=np.inf) <= pixels + RUN_SHARE:
+            break  # it cannot be cheaper
+        say(f"training the screening stage, which sees tiles at {seen_px} px")
+        model, held_out = train_screening(run, seen_px, say)
+        try:
+            limit, cleared = choose_limit(held_out, score)
+        except InputError as error:
+            refused = error
+        else:
+            found[pixels + 1 - cleared] = model, held_out, limit, cleared
+    if not found:
+        raise refused
+    return found[min(found)]
+
+
 def make_screening(
     run: TrainedRun,
     images: Sequence[LabelledImage],
@@ -89,8 +112,7 @@ def make_screening(
         score: the bundle's score threshold, logits.
         golden: the bundle's golden tiles [N, tile, tile, 3].
     """
-    model, held_out = train_screening(run, say)
-    limit, cleared = choose_limit(held_out, score)
+    model, held_out, limit, cleared = _train_cheapest(run, grid.tile_px, score, say)
     ir = to_ir(to_graphs(model, grid.tile_px).onnx)
     with tempfile.TemporaryDirectory() as scratch:
         write_graphs(Path(scratch), ir.files(SCREENING_GRAPH))

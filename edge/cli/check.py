@@ -65,6 +65,7 @@ def check(line: Path, as_json: bool) -> None:
             part_journal(config, state)
     with faults.collected():
         prepared = prepare(config.of_product(config.product))
+    part = config.part
     others = _check_other_products(config, prepared, faults)
     with faults.collected():
         access = Access.read(config.security.key, config.security.allowed)
@@ -111,6 +112,7 @@ def check(line: Path, as_json: bool) -> None:
         },
         "evidence": None if config.evidence is None else {"folder": pictures and str(pictures)},
         "page": None if config.web is None else config.web.listen,
+        "part": part and {"views": list(part.views), "within_ms": part.within_ms},
         "warnings": warnings,
         "line_key": None if access.key is None else fingerprint(access.key.public),
     }
@@ -122,6 +124,7 @@ def check(line: Path, as_json: bool) -> None:
         **_words_of(setup, report),
         bundle=describe_bundle(bundle_name(setup)),
         journal=f"in {journal.folder or state}" + (f", served at {journal.bind}" if journal.bind else ""),
+        part=part and f"{len(part.views)} pictures, of {', '.join(part.views)}, within {part.within_ms:g} ms",
         evidence=evidence and f"DEFECT, NO_VERDICT{goods} are stored in {pictures}",
     )
     if isinstance(setup, Setup):
@@ -254,7 +257,10 @@ def _check_camera(camera: SupervisedCamera, setup: LineSetup | None) -> dict[str
     """Check a camera's first frame, and return the facts about both. Without a setup, the frame is not inspected."""
     settings = camera.settings
     assert camera.opened is not None
-    facts: dict[str, Any] = {"found": camera.opened.found, "trigger": settings.triggered}
+    facts: dict[str, Any] = {"found": camera.opened.found, "trigger": settings.triggered, "mm": None}
+    if settings.scale is not None:
+        limits = [each.ignore_below_mm or 0.0 for each in (settings, *settings.zones)]
+        facts["mm"] = {"error": 2 * settings.scale.error_mm, "ignore_below": limits[0], "in_zones": limits[1:]}
     if settings.triggered != "free":
         return facts  # it sends no frame until it is triggered, and a check must not trigger it
     frame = camera.grab(FIRST_FRAME_WITHIN_SECONDS)
@@ -279,9 +285,13 @@ def _check_camera(camera: SupervisedCamera, setup: LineSetup | None) -> dict[str
 
 
 def _describe_camera(camera: dict[str, Any]) -> str:
+    mm = ""
+    if camera["mm"] is not None:
+        mm = "; lengths to {error:.2g} mm, tolerated below {ignore_below:g} mm".format(**camera["mm"])
+        mm += "".join(f", in zone {n} below {limit:g}" for n, limit in enumerate(camera["mm"]["in_zones"], 1))
     if "width" not in camera:
-        return "{found}; waits for its {trigger} trigger".format(**camera)
-    frame = "{found}; first frame {width}x{height} px {pixel_format}".format(**camera)
+        return "{found}; waits for its {trigger} trigger".format(**camera) + mm
+    frame = "{found}; first frame {width}x{height} px {pixel_format}".format(**camera) + mm
     if "tiles" not in camera:
         return frame
     described = f"{frame}, {format_count(camera['tiles'], 'tile')}"

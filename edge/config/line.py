@@ -24,6 +24,7 @@ from heatline.edge.config.engine import EngineConfig, check_engine
 from heatline.edge.config.products import ProductConfig, ThresholdsConfig, check_products, describe_products
 from heatline.edge.delivery.auth import is_local, unprotected
 from heatline.edge.errors import ConfigError, Faults
+from heatline.edge.geometry import RegionOfInterest
 from heatline.edge.util.files import read_toml
 from heatline.edge.util.validation import describe_misfit
 
@@ -270,6 +271,8 @@ def load_config(path: Path) -> LineConfig:
         raise ConfigError(f"{path} cannot be read ({error.strerror}); name a line configuration") from error
     except msgspec.ValidationError as error:
         document = "docs/cameras.md" if "$.cameras[" in str(error) else "docs/config.md"
+        if any(key in str(error) for key in (".scale", ".zones", ".ignore_below_mm")):
+            document = "docs/calibration.md"
         raise ConfigError(f"{path}: {describe_misfit(error, tables, LineConfig)}; see {document}") from error
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not valid TOML: {error}; see docs/config.md") from error
@@ -314,6 +317,14 @@ def _check_cameras(cameras: Sequence[CameraSettings]) -> None:
                 f"camera {camera.name} has limits in mm and no scale; measure it with heatline calibrate scale, or "
                 "remove ignore_below_mm and zones"
             )
+        for zone in camera.zones:
+            assert camera.scale is not None
+            width, height = camera.scale.size
+            if not RegionOfInterest.from_polygons([zone.polygon]).mask((height, width)).any():
+                raise ConfigError(
+                    f"camera {camera.name} has a zone without a px of its frames of {width}x{height} px: "
+                    f"{zone.polygon}; name corners within"
+                )
         if camera.deadline_ms is not None and camera.on_overload == "block":
             raise ConfigError(
                 f'camera {camera.name} has a deadline and on_overload = "block", with which a frame may wait for ever; '

@@ -27,7 +27,7 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """A point at distance r from the picture's centre, in half diagonals, is moved to r (1 + distortion r^2) first."""
     distortion_px: float = 0.0
     """Largest shift of a point by the lens that was measured, px. Positions are corrected only if it is above 0.5."""
-    error_mm: float
+    error_mm: Annotated[float, Meta(ge=0)]
     """Largest distance of a point of the grid from where it should be, mm; of two points, 1 px."""
 
     def __post_init__(self) -> None:

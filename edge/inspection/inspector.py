@@ -362,7 +362,7 @@ class Setup:
     def finish(self, pending: PendingFrame) -> Judgement:
         """Wait for the engine's answers, judge them, and measure the regions; errors as of `Inspector.finish`."""
         judgement, camera = self.inspector.finish(pending), self.cameras.get(pending.frame.stamp.camera)
-        return judgement if camera is None else measured(judgement, camera)
+        return judgement if camera is None else measured(judgement, camera, self.inspector.thresholds.evidence)
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,8 +61,9 @@ class Part:
         without = [view for view in self.views if view.verdict == "NO_VERDICT"]
         if any(view.verdict == "DEFECT" for view in self.views):
             return PartVerdict("DEFECT")
-        if self.missing:
-            cameras = ", ".join(dict.fromkeys(self.missing))
+        # Between two boots, the last picture of a whole part may have come too late.
+        if missing := self.missing or [view.camera for view in self.views[-1:] if why_missing]:
+            cameras = ", ".join(dict.fromkeys(missing))
             return PartVerdict("NO_VERDICT", "part.missing", f"no verdict of camera {cameras} came {why_missing}")
         if without:
             causes = "; ".join(f"camera {view.camera}: {view.reason}" for view in without)
@@ -138,7 +139,7 @@ class Parts:
         for part in self._parts:
             if not part.has_ended:
                 self.account = self.account.counted(announced=1, open=1)
-                if part.is_complete:
+                if part.is_complete and part.last_ns < part.first_ns + self._within_ns:
                     self._end(part, "")
         self.expire(now_ns)
 

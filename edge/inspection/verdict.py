@@ -123,8 +123,13 @@ def judge(
     return Judgement(verdict, stitcher.grid.frame_hw, float(tiles.logits.max()), heatmap, regions, tiles)
 
 
-def measured(judgement: Judgement, camera: CameraSettings) -> Judgement:
-    """Return a judgement with its regions in mm, if the camera has a scale; GOOD if all of them are tolerated."""
+def measured(judgement: Judgement, camera: CameraSettings, evidence: float) -> Judgement:
+    """Return a judgement with its regions in mm, if the camera has a scale; GOOD if all of them are tolerated.
+
+    Args:
+        evidence: the evidence threshold, logits. A region below it is the peak of a tile without one: its size is not
+            known.
+    """
     if (scale := camera.scale) is None:
         return judgement
     if judgement.frame_hw != scale.size[::-1]:
@@ -136,6 +141,9 @@ def measured(judgement: Judgement, camera: CameraSettings) -> Judgement:
         return judgement
     regions = []
     for region in judgement.regions:
+        if region.score < evidence:
+            regions.append(region)
+            continue
         mm, peak = scale.measure(region), region.peak_xy
         zones = (one for one in camera.zones if cv2.pointPolygonTest(np.array(one.polygon, np.int32), peak, False) >= 0)
         limit = next(zones, camera).ignore_below_mm or 0.0

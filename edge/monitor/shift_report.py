@@ -110,6 +110,7 @@ def _times(text: str) -> list[time]:
 
 class _Peak(msgspec.Struct, gc=False):
     peak_xy: tuple[int, int]
+    tolerated: bool = False
 
 
 class _Judged(msgspec.Struct):
@@ -137,9 +138,9 @@ class Tally:
         """Marks of frames that were captured in the time of the report, whenever people made them."""
 
     def add_places(self, camera: str, product: str, frame_hw: tuple[int, int], regions: list[_Peak]) -> None:
-        """Count where the regions of a frame lie."""
+        """Count where the regions of a frame lie that are not tolerated."""
         self.frame_hw[camera, product] = height, width = frame_hw
-        for region in regions:
+        for region in (each for each in regions if not each.tolerated):
             (x, y), side = region.peak_xy, max(frame_hw)
             self.cells[camera, product][y * CELLS // side, x * CELLS // side] += 1
             self.zones[camera, ZONES[3 * y // height * 3 + 3 * x // width]] += 1

@@ -99,7 +99,7 @@ class Region(msgspec.Struct, frozen=True, omit_defaults=True):
     score: float
     """Evidence at the peak, in logits."""
     mm: Millimetres | None = None
-    """Missing if the camera has no scale, or the frame another size."""
+    """Missing if the camera has no scale, the frame another size, or no cell the evidence threshold."""
     tolerated: bool = False
     """Whether it is smaller than the camera's limit; missing if not. It makes no frame DEFECT."""
 

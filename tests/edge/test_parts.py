@@ -177,6 +177,17 @@ def test_without_ids_pictures_of_two_parts_are_never_mixed_whatever_is_lost(part
         assert max(view.captured_at_ns for view in event.views) - event.views[0].captured_at_ns < WITHIN_MS * MS
 
 
+def test_a_picture_that_came_too_late_while_the_line_knew_no_parts_makes_none_good() -> None:
+    journal = Journal(["top", "side"])
+    journal.parts = Parts(["another"], 1, journal._emit)
+    for camera in journal.views:
+        journal.frame(camera, "GOOD", "P1", journal.now_ms)
+        journal.now_ms += WITHIN_MS
+    journal.boot_again(0)
+    (ended,) = journal.ended
+    assert (ended.reason, ended.detail) == ("part.missing", "no verdict of camera side came within 100 ms")
+
+
 def test_what_a_part_lacks_is_named_and_a_late_picture_belongs_to_no_other_part() -> None:
     journal = Journal(["top", "side"])
     journal.frame("top", "DEFECT", "P1", 1000)

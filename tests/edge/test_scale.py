@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -147,6 +148,9 @@ def test_frames_of_tolerated_regions_are_good(bundle: Bundle, caplog: pytest.Log
             [told["extent_um"] / 1e3, told["area_um2"] / 1e6, told["error_um"] / 1e3, told["tolerated"]], 1e-4
         )
     )
+    setup.inspector.thresholds = dataclasses.replace(setup.inspector.thresholds, evidence=1e3)
+    unsized = event(ignore_below_mm=large + 0.01)
+    assert (unsized.verdict, [each.mm for each in unsized.regions]) == ("DEFECT", [None] * len(unsized.regions))
     assert row_of(good)["longest_mm"] == longest.extent + longest.error
     with caplog.at_level(logging.WARNING):
         assert [event(scale=other, ignore_below_mm=1000.0).verdict for _ in range(2)] == ["DEFECT"] * 2
@@ -154,14 +158,25 @@ def test_frames_of_tolerated_regions_are_good(bundle: Bundle, caplog: pytest.Log
 
 
 def test_the_command_writes_the_scale_of_one_camera(tmp_path: Path, bundle: Bundle) -> None:
-    picture, plain = Lens(20, 35, 7, -0.02).picture("checkerboard"), np.full((HEIGHT, WIDTH, 3), 200, np.uint8)
-    shown = write_pictures(tmp_path / "shown", {"grid.png": np.dstack([picture] * 3), "plain.png": plain})
+    lens, plain = Lens(20, 35, 7, -0.02), np.full((HEIGHT, WIDTH), 200, np.uint8)
+    dots, (y, x) = lens.picture("dots"), np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
+    bent = cv2.remap(dots, x, y + 9 * np.cos(x / 40), cv2.INTER_LINEAR, borderValue=225)
+    pictures = {"grid.png": lens.picture("checkerboard"), "plain.png": plain, "dots.png": dots, "bent.png": bent}
+    shown = write_pictures(tmp_path / "shown", {name: np.dstack([each] * 3) for name, each in pictures.items()})
     frames = write_pictures(tmp_path / "frames", {"1.png": white_frame()})
-    cameras = {name: {"kind": "folder", "path": str(frames)} for name in ("side", "top")}
+    cameras: Any = {name: {"kind": "folder", "path": str(frames)} for name in ("side", "top")}
+    cameras["side"]["size"] = [700, 500]
     line = write_line_with(tmp_path, bundle.path, f"ipc://{tmp_path}/events", cameras)
     before, of_top = line.read_text(), ("calibrate", "scale", line, "top")
     of_grid = (*of_top, shown / "grid.png", "--checkerboard", "9", "6", "--mm", "5")
-    assert f"is stored in {line}; heatline reload" in heatline(*of_grid).stdout
+    told = heatline(*of_grid).stdout
+    assert f"is stored in {line}; heatline reload" in told
+    middle = lens.mm(np.array([320.0, 321, 320]), np.array([240.0, 240, 241]))
+    sides = re.search(r"a px in the middle +(\S+) x (\S+) mm", told)
+    assert sides is not None
+    assert np.linalg.norm(middle[1:] - middle[0], axis=1) == pytest.approx(
+        [float(side) for side in sides.groups()], 0.01
+    )
     assert [each.scale and each.scale.size for each in load_config(line).cameras] == [None, SIZE]
     added = [each for each in line.read_text().splitlines() if each not in before.splitlines()]
     assert line.read_text().replace(f"{added[0]}\n", "") == before
@@ -172,6 +187,9 @@ def test_the_command_writes_the_scale_of_one_camera(tmp_path: Path, bundle: Bund
     for code, sentence, arguments in [
         (9, "no whole grid of 9 x 6 inner", (*of_top, shown / "plain.png", *of_grid[5:])),
         (9, "no whole grid of 10 x 6 dark dots", (*of_top, shown / "grid.png", "--dots", "10", "6", "--mm", "5")),
+        (9, "more dots continue the grid of 9 x 5", (*of_top, shown / "dots.png", "--dots", "9", "5", "--mm", "5")),
+        (9, "mm from a flat grid; lay it flat", (*of_top, shown / "bent.png", "--dots", "9", "6", "--mm", "5")),
+        (9, "camera side gives (700, 500); keep one of its own", (*of_grid[:3], "side", *of_grid[4:])),
         (9, "0,0 and 640,3 are not two", (*of_top, shown / "grid.png", "--points", "0", "0", "640", "3", "--mm", "1")),
         (9, "are not two points", (*of_top, shown / "grid.png", "--points", "7", "7", "7", "7", "--mm", "1")),
         (3, "no camera 'bottom'; expected one of side, top", (*of_grid[:3], "bottom", *of_grid[4:])),
@@ -187,6 +205,7 @@ def test_the_command_writes_the_scale_of_one_camera(tmp_path: Path, bundle: Bund
         (of_number.format("0.0"), "scale is zero, infinite or ends in the picture"),
         (of_number.format("inf"), "scale is zero, infinite or ends in the picture"),
         ("ignore_below_mm = 1.0", "camera top has limits in mm and no scale"),
+        (f"{of_number.format('0.1')}\nzones = [{{ polygon = [[9, 9], [19, 9], [9, 19]] }}]", "a zone without a px of"),
     ]:
         line.write_text(before.replace('name = "top"', f'name = "top"\n{key}'))
         assert sentence in heatline("check", line).stderr

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.journal import Journal, JournalReader
@@ -46,7 +47,7 @@ def row_of(frame: Frame) -> tuple[datetime, str, bytes]:
     region = Region(box_xyxy=(x, y, x + 1, y + 1), contour_xy=[(x, y)], area_px=1, peak_xy=(x, y), score=1.5)
     what: dict[str, Any] = {"camera": camera, "product": product, "frames": frames, "frame_hw": HW}
     what |= {
-        "regions": [region] * (verdict == "DEFECT"),
+        "regions": [replace(region, tolerated=verdict != "DEFECT")] * (verdict != "NO_VERDICT"),
         "reason": "failed.engine" if verdict == "NO_VERDICT" else None,
     }
     event = marked(kind=verdict, **what)

@@ -51,4 +51,4 @@ def test_with_a_larger_share_than_the_bound_some_tile_would_be_lost_of_as_many(s
 
 def test_only_a_run_with_held_out_tiles_gets_a_stage(trained_run: str) -> None:
     with pytest.raises(InputError, match="no cross-validation by recipe=heatline"):
-        train_screening(load_run(trained_run), print)
+        train_screening(load_run(trained_run), 64, print)

@@ -19,7 +19,7 @@ from heatline.train.dense.fit_head import predict
 from heatline.train.dense.samples import Painter, digest_pictures, gather_samples, grid_samples, plan_copies
 from heatline.train.dense.tiles import LabelKind, OutOfFold, label_tiles
 from heatline.train.frames import FrameStore
-from heatline.train.models.dense import SCREENING_PX, ScreeningClassifier, dense_classifier
+from heatline.train.models.dense import ScreeningClassifier, dense_classifier
 from heatline.train.progress import Shown, tracked
 from heatline.train.run import RunFolder, TrainedRun
 
@@ -39,8 +39,11 @@ class HeldOutTiles:
     """[N], whether the tile is known to show no defect."""
 
 
-def train_screening(run: TrainedRun, report_line: Callable[[str], None]) -> tuple[ScreeningClassifier, HeldOutTiles]:
-    """Train a head on features of small tiles, with the same samples, losses and folds as the run's own.
+def train_screening(
+    run: TrainedRun, seen_px: int, report_line: Callable[[str], None]
+) -> tuple[ScreeningClassifier, HeldOutTiles]:
+    """Train a head on features of tiles reduced to this side, px, with the same samples, losses and folds as the run's
+    own.
 
     Raises:
         InputError: the run was not trained and cross-validated by a recipe with a dense head, or on good pictures only.
@@ -54,9 +57,9 @@ def train_screening(run: TrainedRun, report_line: Callable[[str], None]) -> tupl
         )
     assert isinstance(config.model, CnnConfig), "the recipe made the model one with a dense head"
     torch.manual_seed(config.seed)
-    model, _ = dense_classifier(config.model, SCREENING_PX, ScreeningClassifier)
+    model, _ = dense_classifier(config.model, seen_px, ScreeningClassifier)
     assert isinstance(model, ScreeningClassifier)
-    model.eval()
+    model.eval().seen_px = seen_px
     images, tile_px = run.split.images(run.data, "train"), config.tiles.tile_px
     with tempfile.TemporaryDirectory() as scratch, Progress(console=progress_console(), transient=True) as progress:
         store = FrameStore.build(images, Path(scratch), tracked("decoding pictures"))

@@ -83,8 +83,8 @@ CELL = 2
 """Side of the cells whose features show what a tile is, in cells of stride 16."""
 TOP_CELLS = 16
 """Number of highest cells whose mean is the logit: 2 % of the 28x28 cells of a tile."""
-SCREENING_PX = 64
-"""Side of a tile as a screening stage sees it: 8 % of the pixels of a tile of 224 px."""
+SCREENING_PX = (64, 112)
+"""Sides of a tile as a screening stage may see it: 8 and 25 % of the pixels of a tile of 224 px."""
 
 
 class Trunk(nn.Module):
@@ -349,14 +349,18 @@ class DenseClassifier(ExplainedClassifier):
 
 
 class ScreeningClassifier(DenseClassifier):
-    """A dense classifier that sees tiles at `SCREENING_PX`: for a screening stage, whose cost is that of its pixels."""
+    """A dense classifier that sees tiles reduced: for a screening stage, whose cost is that of its pixels."""
 
     cell = 1
+    seen_px: int
+    """One of `SCREENING_PX`."""
 
     def normalised(self, tiles: Tensor) -> Tensor:
         # In the graph, so that both stages take the same tiles. Halved first: bilinear reduction skips pixels.
         halved = avg_pool2d(super().normalised(tiles), 2)
-        return interpolate(halved, (SCREENING_PX, SCREENING_PX), mode="bilinear", align_corners=False)
+        if halved.shape[-1] == self.seen_px:
+            return halved
+        return interpolate(halved, (self.seen_px, self.seen_px), mode="bilinear", align_corners=False)
 
 
 class TileFeatures(nn.Module):
@@ -367,7 +371,7 @@ class TileFeatures(nn.Module):
         self.model = model
         # Networks of other strides, padding or epsilons may have weights of the same names and values.
         trunk = model.trunk
-        seen = "" if type(model) is DenseClassifier else type(model).__name__
+        seen = f"{type(model).__name__} {model.seen_px}" if isinstance(model, ScreeningClassifier) else ""
         digest = sha256(f"{tile_px} {trunk.taps} {trunk}{seen}".encode())
         for name, tensor in {**trunk.state_dict(), "mean": model._mean, "std": model._std}.items():
             digest.update(name.encode())
