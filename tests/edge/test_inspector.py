@@ -335,10 +335,8 @@ def test_a_line_compares_each_frame_and_gives_no_verdict_where_it_cannot(tmp_pat
     write_pictures(tmp_path / "side", {f"{number}.png": moved(BOARD, 22, 0) for number in range(4)})
     cameras = {"top": {"kind": "folder", "path": "top", "size": "any"}, "side": {"kind": "folder", "path": "side"}}
     tables = f'[journal]\nfolder = "{tmp_path}/journal"\n\n[drift]\nframes = 5\nevery_s = 0'
-    line = write_line_with(tmp_path, comparing.path, address, cameras, tables)
-    with running(line, address) as run:
+    with running(write_line_with(tmp_path, comparing.path, address, cameras, tables), address) as run:
         received = run.until_stopped()
-        assert run.exit_code() == 0
     top = [event for event in received.verdicts if event.camera == "top"]
     assert [event.reason or event.verdict for event in top] == ["GOOD", "DEFECT", *["failed.misaligned"] * 3]
     for event in top[:2]:
