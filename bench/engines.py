@@ -7,7 +7,7 @@ their files would stay in memory.
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -149,14 +149,14 @@ class Settings(msgspec.Struct, frozen=True):
         return f"{self.streams} streams of {self.batch} tiles"
 
 
-def all_settings(cores: int) -> list[Settings]:
-    """Return the settings to try: a stream per core, one for two, or one; and 1 to 32 tiles a request.
+def all_settings(cores: int, batches: Sequence[int] = BATCHES) -> list[Settings]:
+    """Return the settings to try: a stream per core, one for two, or one; each with all numbers of tiles a request.
 
     >>> [(each.streams, each.batch) for each in all_settings(2)][:7]
     [(2, 1), (2, 2), (2, 4), (2, 8), (2, 16), (2, 32), (1, 1)]
     """
     streams = dict.fromkeys((cores, max(1, cores // 2), 1))
-    return [Settings(each, batch) for each in streams for batch in BATCHES]
+    return [Settings(each, batch) for each in streams for batch in batches]
 
 
 @contextmanager

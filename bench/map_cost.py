@@ -99,7 +99,7 @@ def plan(
     Args:
         fusions, discard_ratios: of a ViT's rollouts; empty: those of the model.
     """
-    maps: list[tuple[str, Fusion | None, float | None]] = [("", None, None)]
+    maps: list[tuple[str, Fusion | None, float | None]]
     if isinstance(config, CnnConfig):
         maps = [(config.head, None, None)]
     else:
@@ -132,7 +132,6 @@ def measured_rows(
 
     Args:
         configs: by the model's name.
-        report_line: takes a line of progress.
     Raises:
         HeatlineError: there is one row, and it cannot be measured.
     """
@@ -207,8 +206,9 @@ class ModelGraphs:
 
     @cached_property
     def _bare(self) -> bytes:
-        """The classifier as other projects export it."""
-        return to_bare_onnx(self._model, self._tile_px)
+        """The classifier as other projects export it: `tiles` in, `logit` out."""
+        exported = export_module(_Bare(self._model), self._tile_px, ["logit"])
+        return exported.SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
 
 class _Bare(nn.Module):
@@ -226,11 +226,6 @@ class _Bare(nn.Module):
         if isinstance(model, DenseClassifier):  # its features of stride 16, and the sum instead of a Linear layer
             return model.features(tiles)[-1].mean(dim=(2, 3)).sum(dim=1)
         return model.logits(tiles)
-
-
-def to_bare_onnx(model: ExplainedClassifier, tile_px: int) -> bytes:
-    """Export the classifier without its map: `tiles` in, `logit` out; errors as `to_graphs`."""
-    return export_module(_Bare(model), tile_px, ["logit"]).SerializeToString(deterministic=True)  # type: ignore[no-any-return]
 
 
 def drawn_tiles(count: int, tile_px: int) -> NDArray[np.uint8]:

@@ -26,8 +26,8 @@ def golden_mosaic(bundle: Bundle, hw: tuple[int, int], seed: int, lowest: int | 
     return np.ascontiguousarray(mosaic[: hw[0], : hw[1]])
 
 
-def write_pictures(folder: Path, bundle: Bundle, hw: tuple[int, int], count: int) -> None:
-    """Write frames of the bundle's golden tiles, from good ones to defective ones.
+def write_pictures(folder: Path, bundle: Bundle, hw: tuple[int, int], count: int) -> Path:
+    """Write frames of the bundle's golden tiles, from good ones to defective ones; return the folder.
 
     Args:
         folder: to be made.
@@ -46,6 +46,7 @@ def write_pictures(folder: Path, bundle: Bundle, hw: tuple[int, int], count: int
         frame = golden_mosaic(bundle, hw, seed=number, lowest=max(1, (number + 1) * tiles // count))
         moved = np.roll(frame, 8 * number, axis=1)  # the same picture twice would count as a frozen camera
         cv2.imwrite(str(folder / f"{number:03}.bmp"), np.ascontiguousarray(moved[..., ::-1]))
+    return folder
 
 
 def draw_shapes(hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:

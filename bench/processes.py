@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 _CPUCLOCK_SCHED = 2
-"""The kernel's number of the clock that counts the time on a processor."""
+"""The kernel's number of the clock that counts a process's time on a processor, as of `clock_getcpuclockid`."""
 
 
 def camera_processes(line_pid: int) -> list[int]:
@@ -19,13 +19,8 @@ def _command(pid: int) -> bytes:
     return b""
 
 
-def cpu_s(pid: int) -> float:
-    """Return the processor time of a process, all its threads together; 0 if it has ended."""
-    return cpu_ns(pid) / 1e9
-
-
 def cpu_ns(pid: int) -> int:
-    """Return the same in nanoseconds, by the process's own clock (`clock_getcpuclockid`)."""
+    """Return the processor time of a process, all its threads together; 0 if it has ended."""
     with contextlib.suppress(OSError):
         return time.clock_gettime_ns(~pid << 3 | _CPUCLOCK_SCHED)
     return 0

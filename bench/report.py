@@ -117,11 +117,7 @@ def make_report(paths: Sequence[Path]) -> Report:
 
 
 def write_report(report: Report, folder: Path) -> tuple[Path, Path]:
-    """Write `report.html` and `report.md` into a folder, which is created if needed.
-
-    Raises:
-        BenchError: they cannot be written.
-    """
+    """Write `report.html` and `report.md` into a folder, which is created if needed; a BenchError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in ((PAGE, report.page), (TABLES, report.tables)):

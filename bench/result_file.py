@@ -27,11 +27,7 @@ def new_report(bench: str, machine: Mapping[str, object], found: msgspec.Struct)
 
 
 def claim(path: Path | None) -> None:
-    """Check before the measurement, not minutes later, that a result can be written there.
-
-    Raises:
-        BenchError: it cannot.
-    """
+    """Raise a BenchError before the measurement, not minutes later, if no result can be written there."""
     if path is None:
         return
     with _translated(path):
@@ -42,11 +38,7 @@ def claim(path: Path | None) -> None:
 
 
 def keep(path: Path, report: Mapping[str, Any]) -> None:
-    """Write a result whole or not at all.
-
-    Raises:
-        BenchError: it cannot be written.
-    """
+    """Write a result whole or not at all; a BenchError if it cannot be written."""
     with _translated(path), replacing(path) as place:
         place.write_bytes(msgspec.json.format(encode_json(report), indent=1) + b"\n")
 
@@ -70,11 +62,7 @@ def deliver(
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """Read what `keep` wrote.
-
-    Raises:
-        BenchError: it cannot be read, or is not a JSON object.
-    """
+    """Read what `keep` wrote; a BenchError if it cannot be read, or is not a JSON object."""
     try:
         report = msgspec.json.decode(path.read_bytes(), type=dict[str, Any])
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

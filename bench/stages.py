@@ -76,11 +76,6 @@ class Prepared:
     logits: NDArray[np.float32]
     maps: NDArray[np.float32]
 
-    @property
-    def size(self) -> str:
-        """Width and height, as `640x480`."""
-        return size_of(self.stitcher.grid.frame_hw)
-
     def frame(self) -> Frame:
         """Return a frame as the pipeline takes it from a frame queue."""
         return Frame(Stamp(CAMERA, 1, number=1), self.picture, "RGB8")
@@ -148,11 +143,7 @@ class Stage:
 
 
 def require(holds: bool, condition: str) -> None:
-    """Raise if a run did not do its work.
-
-    Args:
-        condition: a clause that begins with "that", for the message.
-    """
+    """Raise if a run did not do its work; `condition` begins with "that"."""
     if not holds:
         raise BenchError(
             f"a stage's time counts for nothing, as its result is wrong: expected {condition}; report this"
@@ -386,7 +377,7 @@ def measure_stages(
     for hw in dict.fromkeys(sizes):
         prepared = prepare(bundle, verified, hw)
         tiles = len(prepared.stitcher.grid)
-        report_line(f"{prepared.size}, {tiles} tiles: {rounds} rounds of {frames} frames of each stage")
+        report_line(f"{size_of(hw)}, {tiles} tiles: {rounds} rounds of {frames} frames of each stage")
         with ExitStack() as at_end:
             stages = {name: make(prepared, at_end) for name, make in STAGES.items()}
             for stage in stages.values():
@@ -397,7 +388,7 @@ def measure_stages(
                     seconds[name].append(run_round(stages[name], frames))
         rows += [
             StageCost(
-                size=prepared.size,
+                size=size_of(hw),
                 tiles=tiles,
                 stage=name,
                 ms=Spread.of([1e3 * median(each) for each in of]),

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 import msgspec
 
-from heatline.bench.processes import cpu_s
+from heatline.bench.processes import cpu_ns
 from heatline.bench.spread import Spread, interleaved
 from heatline.bench.watched_line import POLL_SECONDS, Keys, RunningLine, free_address, line_process, write_line_file
 from heatline.bench.watched_process import WatchedProcess
@@ -108,7 +108,7 @@ class LineFile:
             began_s = time.monotonic()
             process.start()
             statuses = _until_ready(process, notified)
-            cpu_ready_s = cpu_s(process.pid)
+            cpu_ready_s = cpu_ns(process.pid) / 1e9
             notified.close()  # a socket that is open and not read would block the service
             verdict_s = self._first_verdict(process)
             process.require_success(ENDED_WITHIN_SECONDS)  # its camera has shown its last frame

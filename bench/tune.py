@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from heatline.bench.end_to_end.line import Scene
 from heatline.bench.end_to_end.rates import Window, run_window
 from heatline.bench.engines import inspect_pipelined
+from heatline.bench.pictures import golden_mosaic
 from heatline.bench.spread import Spread, interleaved
 from heatline.bench.watched_line import Keys
 from heatline.edge.bundle import Bundle, open_bundle
@@ -332,20 +333,11 @@ def shown_by(
         elif hw is None:
             raise BenchError(f"the size of camera {camera.name} is unknown; give it with --size")
         else:
-            picture = good_picture(bundle, hw)
+            picture = golden_mosaic(bundle, hw, seed=0, lowest=1)  # nearly all frames of a good line are good
         if frame_hw is not None and picture.shape[:2] != frame_hw:
             raise BenchError("frames are compared with a reference of another size; leave --size out")
         shown.append(Shown(camera.name, float(rate), picture))
     return shown
-
-
-def good_picture(bundle: Bundle, hw: tuple[int, int]) -> NDArray[np.uint8]:
-    """Return the best golden tile side by side, as nearly all frames of a good line are good."""
-    golden, grid = bundle.golden(), bundle.manifest.grid
-    pitch = grid.tile_px - grid.overlap_px
-    best = golden.tiles[golden.logit.argmin(), :pitch, :pitch]
-    times = [-(-side // pitch) for side in hw]
-    return np.ascontiguousarray(np.tile(best, (*times, 1))[: hw[0], : hw[1]])
 
 
 def _size(camera: CameraSettings, given_hw: tuple[int, int] | None) -> tuple[int, int] | None:
@@ -514,10 +506,12 @@ def on_the_line(
             precision=engine.precision,
             cameras={one.camera: _camera(one, settings[one.camera], Path(place) / one.camera) for one in shown},
             check=require_precision,
-            engine={key: value for key, value in _set_keys(engine).items() if key != "precision"},
-            thresholds=_set_keys(config.thresholds),
-            tiles=_set_keys(config.tiles),
-            heatmaps=config.events.heatmaps,
+            tables={
+                "engine": _set_keys(engine),
+                "thresholds": _set_keys(config.thresholds),
+                "tiles": _set_keys(config.tiles),
+                "events": {"heatmaps": config.events.heatmaps},
+            },
             journal=config.journal.retain_mib > 0,
         )
         found = run_window(scene, rates, max(seconds, LEAST_ON_THE_LINE / min(rates.values())))

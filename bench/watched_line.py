@@ -25,7 +25,7 @@ START_WITHIN_SECONDS = 60.0
 STOP_WITHIN_SECONDS = 30.0
 Keys = Mapping[str, str | int | float | Sequence[Any]]
 """Keys and values of a table of the configuration."""
-ALL_GOOD: Keys = {"score": 1e9, "check_plausibility": False}
+ALL_GOOD: Keys = {"score": 1e9}
 """A score threshold that no tile reaches, as nearly all frames of a good line are good."""
 
 
@@ -62,11 +62,7 @@ class RunningLine:
         return camera_processes(self.pid)
 
     def require_cameras(self, pids: Sequence[int]) -> None:
-        """Check that no camera's process was replaced by another one, which grabbed nothing meanwhile.
-
-        Raises:
-            BenchError: one was replaced.
-        """
+        """Raise a BenchError if a camera's process was replaced by another one, which grabbed nothing meanwhile."""
         if set(pids) != (now := set(self.camera_pids())):
             raise BenchError(
                 f"{len(set(pids) - now)} of {len(pids)} cameras' processes ended while they were measured; measure "
@@ -74,11 +70,7 @@ class RunningLine:
             )
 
     def next(self) -> ReceivedEvent | None:
-        """Return the next event; None if none came within the subscriber's timeout.
-
-        Raises:
-            BenchError: the service has ended.
-        """
+        """Return the next event; None if none came within the subscriber's timeout. BenchError: the service ended."""
         message = self._events.receive()
         if not isinstance(message, Message):
             self.process.require_running()
@@ -100,12 +92,8 @@ class RunningLine:
         raise BenchError(f"{description}: no event came within {within_s:.0f} s; {self.process.log_tail()}")
 
     def stop(self) -> None:
-        """End the service by SIGTERM, and wait for its end.
-
-        Raises:
-            BenchError: it did not stop in time, or ended with an error.
-        """
-        self.process.terminate()
+        """End the service by SIGTERM; raise a BenchError if it does not stop in time, or with an error."""
+        self.process.send_signal(signal.SIGTERM)
         self.until(has_stopped, STOP_WITHIN_SECONDS, "the end after SIGTERM")
         self.process.require_success(STOP_WITHIN_SECONDS)
 
@@ -116,12 +104,8 @@ class WatchedLine(RunningLine):
     Args:
         folder: an empty one, for its configuration and its log.
         bundle: path of the bundle.
-        thresholds: keys of that table; by default no frame has a defect.
-        heatmaps: `events.heatmaps`, which events carry their heatmap.
+        tables: of its configuration; without `thresholds` no frame has a defect.
         journal: whether it writes a journal and serves it.
-        engine: keys of that table, besides the precision.
-        tiles: keys of that table.
-        more: further tables.
     """
 
     def __init__(
@@ -131,22 +115,18 @@ class WatchedLine(RunningLine):
         precision: Precision,
         cameras: Sequence[Keys],
         *,
-        thresholds: Keys = ALL_GOOD,
-        heatmaps: str = "defect",
+        tables: Mapping[str, Keys] = {},
         journal: bool = False,
-        engine: Keys = {},  # noqa: B006  (it is not changed)
-        tiles: Keys = {},  # noqa: B006  (the same)
-        more: Mapping[str, Keys] = {},
     ) -> None:
         self.address = free_address()
         config = folder / "line.toml"
-        events: Keys = {"bind": self.address, "wait_for_subscriber_s": START_WITHIN_SECONDS, "heatmaps": heatmaps}
+        events: Keys = {"bind": self.address, "wait_for_subscriber_s": START_WITHIN_SECONDS}
         tables = {
-            "engine": {"precision": precision, **engine},
-            "thresholds": {**thresholds, "check_plausibility": False},  # its frames are drawn, and of any size
-            "tiles": tiles,
-            "events": events,
-            **more,
+            **tables,
+            "engine": {**tables.get("engine", {}), "precision": precision},
+            # Its frames are drawn, and of any size.
+            "thresholds": {**tables.get("thresholds", ALL_GOOD), "check_plausibility": False},
+            "events": {**events, **tables.get("events", {})},
         }
         if journal:
             tables["journal"] = {"folder": str(folder.absolute()), "bind": free_address()}

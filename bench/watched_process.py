@@ -70,10 +70,6 @@ class WatchedProcess:
     def send_signal(self, number: signal.Signals) -> None:
         self._started().send_signal(number)
 
-    def terminate(self) -> None:
-        """Send SIGTERM and return at once."""
-        self.send_signal(signal.SIGTERM)
-
     def kill(self) -> None:
         """Send SIGKILL and wait until it is gone; do nothing if it has ended."""
         if self._process is not None:
@@ -81,11 +77,7 @@ class WatchedProcess:
             self._process.communicate()
 
     def ask(self, line: bytes, within_s: float) -> bytes:
-        """Write a line, if any, to its standard input, and return the next one of its standard output.
-
-        Raises:
-            BenchError: it has ended, or does not answer in time.
-        """
+        """Write a line, if any, to its standard input, and return the next one of its standard output in time."""
         process = self._started()
         assert process.stdin is not None
         assert process.stdout is not None
@@ -98,20 +90,12 @@ class WatchedProcess:
         return answer
 
     def require_running(self) -> None:
-        """Check that it has not ended.
-
-        Raises:
-            BenchError: it has.
-        """
+        """Raise a BenchError if it has ended."""
         if (code := self._started().poll()) is not None:
             raise BenchError(f"{self.name} ended with exit code {code}: {self.log_tail()}")
 
     def require_success(self, within_s: float = END_WITHIN_S) -> None:
-        """Wait for its end with exit code 0.
-
-        Raises:
-            BenchError: it did not end in time, or failed.
-        """
+        """Wait for its end; raise a BenchError if that is not in time with exit code 0."""
         try:
             code = self._started().wait(within_s)
         except subprocess.TimeoutExpired as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import logging
 import os
 import signal
@@ -71,6 +72,13 @@ def process_env(extra: Mapping[str, str] | None) -> dict[str, str]:
     """This process's environment for a child that is not a service of systemd's, and `extra`."""
     clean = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
     return {**clean, **QUIET, **(extra or {})}
+
+
+def run_json(*arguments: str | Path, **options: Any) -> Any:
+    """Run a command that succeeds with --json; return what it printed."""
+    done = heatline(*arguments, "--json", **options)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def refused(code: int, *arguments: str | Path, **options: Any) -> str:

@@ -3,23 +3,15 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from examples.drawn_boards.boards import write_boards
-from tests.command import heatline
+from tests.command import run_json
 from tests.edge.lines import ReceivedEvents, running, write_line
 from tests.train.trained import Trained
 
 FEW_STEPS = ("recipe.steps=4", "recipe.folds=2")
-
-
-def run_json(*arguments: str | Path) -> Any:
-    """Run a command with --json and return what it printed."""
-    done = heatline(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
 
 
 def train_export_and_run(
@@ -29,8 +21,7 @@ def train_export_and_run(
     it makes every precision, which takes half a minute."""
     run, bundle = folder / "run", folder / "bundle"
     features = f"features.folder={folder / 'features'}"
-    trained = run_json("train", f"data={data}", f"out={run}", features, *FEW_STEPS, *training)
-    assert trained["steps"] == 4
+    assert run_json("train", f"data={data}", f"out={run}", features, *FEW_STEPS, *training)["steps"] == 4
     exported = run_json("export", run, "--to", bundle, "--allow", "map", *exporting)  # 4 steps may leave a map stuck
     assert max(exported["manifest"]["gate"]["largest_difference"].values()) <= 1e-4
     return run_line(folder, address, bundle, exported["digest"], frames)
@@ -44,7 +35,6 @@ def run_line(folder: Path, address: str, bundle: Path, digest: str, frames: Path
     assert run_json("check", line)["bundle"]["digest"] == digest
     with running(line, address) as its:
         received = its.until_stopped()
-        assert its.exit_code() == 0
     assert [event.source for event in received.verdicts] == sorted(path.name for path in frames.iterdir())
     assert [event.seq for event in received.verdicts] == list(range(1, len(received.verdicts) + 1))
     assert all(event.verdict in ("GOOD", "DEFECT") for event in received.verdicts)

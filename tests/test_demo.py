@@ -27,8 +27,7 @@ BUNDLE = DEMO / "bundle"
 @pytest.mark.parametrize("kind", ["openvino", "onnxruntime"])
 def test_the_shipped_bundle_reproduces_its_golden_tiles(kind: EngineKind) -> None:
     bundle = open_bundle(BUNDLE)
-    differences = check_golden(bundle.golden(), open_engine(kind, bundle.path, 224), bundle.manifest)
-    assert max(differences.values()) <= 1e-4
+    assert max(check_golden(bundle.golden(), open_engine(kind, bundle.path, 224), bundle.manifest).values()) <= 1e-4
     assert sum(file.stat().st_size for file in BUNDLE.iterdir()) <= 12_000_000
     assert b"stack_trace" not in (BUNDLE / "model.onnx").read_bytes()
     assert "efficientnet-lite0" in bundle.manifest.provenance["weights"]["source"]
@@ -104,8 +103,7 @@ def test_the_demo_passes_its_checks_and_reports_those_that_fail(
     sections = [attributes for tag, attributes in shown.elements if tag == "section"]
     assert len(sections) == boards
     assert sections[0]["data-verdict"] == "DEFECT", "the page begins with a board that has defects"
-    counts = re.search(r"of the defects are found: (\d+) of (\d+)", output)
-    found, defects = counts.groups()
+    found, defects = re.search(r"of the defects are found: (\d+) of (\d+)", output).groups()
     assert sum(int(one["data-missed"] or "") for one in sections) == int(defects) - int(found)
     lines = (tmp_path / "received" / "events.jsonl").read_bytes().splitlines()
     received = [msgspec.json.decode(text, type=Event) for text in lines]

@@ -86,8 +86,7 @@ def commands(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tup
     if isinstance(command, click.Group):
         context = click.Context(command)
         for name in command.list_commands(context):
-            below = command.get_command(context, name)
-            yield from commands(below, (*path, name))
+            yield from commands(command.get_command(context, name), (*path, name))
 
 
 def test_every_command_has_an_example_and_each_of_its_options_a_help() -> None:
@@ -110,8 +109,7 @@ def test_every_exit_code_is_documented() -> None:
     table = re.findall(r"^\| (\d+) \| (.*?) \|", read("docs/exit-codes.md"), flags=re.MULTILINE)
     documented = {(int(code), name) for code, names in table for name in re.findall(r"`(\w+)`", names)}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and kind is not errors.HeatlineError]
-    exist = {(kind.exit_code, kind.__name__) for kind in kinds if issubclass(kind, errors.HeatlineError)}
-    assert documented == exist
+    assert documented == {(kind.exit_code, kind.__name__) for kind in kinds if issubclass(kind, errors.HeatlineError)}
     assert {0, 1, 2, 130} <= {int(code) for code, _ in table}
 
 

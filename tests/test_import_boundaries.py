@@ -79,8 +79,7 @@ def test_only_needed_modules_are_imported(code: str, forbidden: set[str]) -> Non
         [sys.executable, "-W", "error", "-c", f"{code}\n{what}"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    loaded = set(result.stdout.split())
-    assert loaded & forbidden == set()
+    assert set(result.stdout.split()) & forbidden == set()
 
 
 @cache
@@ -216,7 +215,6 @@ def test_each_long_test_has_a_short_form_that_the_readme_names(request: pytest.F
     long = functions([item for item in collected if item.get_closest_marker("long")])
     short = functions([item for item in collected if not item.get_closest_marker("long")])
     seen = {name.partition("::")[0] for name in long | short}  # only rows of collected files are checked
-    listed = {name for _, name in pairs if name.partition("::")[0] in seen}
-    assert listed == long - short, "pairs of two tests"
+    assert {name for _, name in pairs if name.partition("::")[0] in seen} == long - short, "pairs of two tests"
     assert {name for name, _ in pairs if name.partition("::")[0] in seen} <= short, "siblings"
     assert with_both_forms & seen == {name.partition("::")[0] for name in long & short}, "tests that have both forms"

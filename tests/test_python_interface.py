@@ -83,8 +83,7 @@ def test_the_readme_inspects_a_board_as_the_command_does(tmp_path: Path, capsys:
 def test_pictures_come_as_a_folder_as_files_or_as_an_array(inspector: heatline.BundleInspector, tmp_path: Path) -> None:
     folder = write_pictures(tmp_path / "frames", small_frames(3))
     files = sorted(folder.iterdir())
-    arrays = np.stack([*small_frames(3).values()])
-    for pictures in (folder, str(folder), files, arrays):
+    for pictures in (folder, str(folder), files, np.stack([*small_frames(3).values()])):
         assert [result.verdict for result in inspector.inspect_all(pictures)] == ["GOOD", "GOOD", "DEFECT"]
     expected = inspector.inspect(DEFECTIVE)
     given: list[tuple[Any, Any]] = [
@@ -173,8 +172,7 @@ def test_a_lines_verdicts_equal_the_inspectors_and_the_line_examples_run(
     with heatline.subscribe(line[1], topics=["verdict.top"], timeout_s=WITHIN_SECONDS) as events:
         live = [*islice(verdicts(events), 3)]
     with heatline.follow(line[2], "mes0", topics=["verdict.top"], timeout_s=WITHIN_SECONDS) as followed:
-        journalled = takewhile(lambda event: event.seq <= live[-1].seq, verdicts(followed))
-        assert [*journalled][-3:] == live
+        assert [*takewhile(lambda event: event.seq <= live[-1].seq, verdicts(followed))][-3:] == live
     for event in live:
         own = expected[str(line[0] / "frames" / str(event.source))]
         for field in ("verdict", "frame_score", "regions", "score_threshold", "evidence_threshold", "bundle"):

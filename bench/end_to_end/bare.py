@@ -107,11 +107,7 @@ class Bare:
         return np.arange(settings.batch) % len(self._inputs[0])
 
     def _check(self, settings: Settings) -> None:
-        """Check the answers that were timed.
-
-        Raises:
-            BenchError: an answer is wrong.
-        """
+        """Raise a BenchError if an answer that was timed is wrong."""
         expected, off = self._logits[self._rows(settings)], tolerance(self._bundle, self._precision)
         if (fault := find_wrong_answer(self._candidates[settings], expected, off)) is not None:
             raise BenchError(f"the bare engine with {settings} answers otherwise than the line's engine: {fault}")

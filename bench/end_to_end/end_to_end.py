@@ -9,7 +9,7 @@ import msgspec
 from msgspec.structs import replace
 
 from heatline.bench.end_to_end.line import Expected, Scene
-from heatline.bench.end_to_end.rates import LEAST_FRAMES, Tries, Window, find_highest, limit_above, run_window
+from heatline.bench.end_to_end.rates import LEAST_FRAMES, Window, find_highest, run_window
 from heatline.bench.end_to_end.turns import Beside, Idle, Saturated, measure_beside, measure_idle, saturate
 from heatline.bench.engines import Settings, in_own_process
 from heatline.bench.pictures import write_pictures
@@ -34,8 +34,9 @@ FIRST_SHARE = 0.9
 HIGHEST_FPS = 10_000.0
 SHARE_OF_HIGHEST = 0.8
 """Share of the highest rate at which the window runs if no rate is given."""
-TRIES = Tries(seconds=60.0, search_seconds=TURN_SECONDS, search=12, holds=1)
-"""Buffers hide for a while that a rate is too high: three waiting frames hide 2 % of three a second in a minute."""
+HOLD_SECONDS = 60.0
+"""Length of a window that confirms a rate. Buffers hide for a while that a rate is too high: three waiting frames hide
+2 % of three a second in a minute."""
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,13 +121,12 @@ def measure_end_to_end(
             precision=precision,
             cameras={name: {"path": str(folder.absolute())} for name in names},
             check=expected.check,
-            engine=engine,
-            thresholds={"score": expected.score_threshold},
+            tables={"engine": engine, "thresholds": {"score": expected.score_threshold}},
         )
 
     with TemporaryDirectory(prefix="heatline-bench-") as place:
         with in_own_process(_bare, bundle.path, precision) as bare:
-            shown = pictures or _written(Path(place) / "pictures", bundle, frame_hw, PICTURES)
+            shown = pictures or write_pictures(Path(place) / "pictures", bundle, frame_hw, PICTURES)
             expected = bare.expect(shown)
             scene = scene_of(shown, expected)
             found = EndToEnd(
@@ -156,7 +156,7 @@ def measure_end_to_end(
                 found = replace(found, idle=idle)
         # From now on no other process maps the engine's libraries, and the measured memory is the service's own.
         if plan.beside:
-            few = pictures or _written(Path(place) / "beside", bundle, frame_hw, PICTURES_BESIDE)
+            few = pictures or write_pictures(Path(place) / "beside", bundle, frame_hw, PICTURES_BESIDE)
             with in_own_process(_bare, bundle.path, precision) as bare:
                 beside = scene_of(few, bare.expect(few, DEFECTIVE_BESIDE))
             compared = measure_beside(beside, seconds=BESIDE_SECONDS, rounds=plan.rounds, report_line=report_line)
@@ -179,27 +179,20 @@ def _bare(bundle: Path, precision: Precision) -> "Bare":
     return Bare(bundle, precision)
 
 
-def _written(folder: Path, bundle: Bundle, frame_hw: tuple[int, int], count: int) -> Path:
-    write_pictures(folder, bundle, frame_hw, count)
-    return folder
-
-
 def _highest(scene: Scene, tiles: int, bare_tiles_per_s: float, report_line: Callable[[str], None]) -> Highest:
-    """Find the highest rate of a line and confirm it.
-
-    Raises:
-        BenchError: the service failed, or reported a wrong verdict.
-    """
+    """Find the highest rate of a line and confirm it; errors as of `run_window`."""
 
     def attempt(rate_fps: float, seconds: float) -> Window:
         return run_window(scene, dict.fromkeys(scene.cameras, rate_fps), max(seconds, LEAST_FRAMES / rate_fps))
 
     per_frame = tiles * len(scene.cameras)
-    held, tried = find_highest(attempt, FIRST_SHARE * bare_tiles_per_s / per_frame, HIGHEST_FPS, TRIES, report_line)
-    rate_fps = held[0].rate_fps if held else None
+    first_fps, lengths_s = FIRST_SHARE * bare_tiles_per_s / per_frame, (TURN_SECONDS, HOLD_SECONDS)
+    held, tried = find_highest(attempt, first_fps, HIGHEST_FPS, lengths_s, report_line)
+    rate_fps = held.rate_fps if held else None
+    above = [one for one in tried if one.not_kept_up is not None and one.rate_fps >= (rate_fps or 0.0)]
     return Highest(
         rate_fps=rate_fps,
         share_of_bare=rate_fps * per_frame / bare_tiles_per_s if rate_fps else None,
-        limited_by=limit_above(rate_fps, tried),
+        limited_by=min(above, key=lambda one: one.rate_fps).not_kept_up if above else None,
         tried=tried,
     )

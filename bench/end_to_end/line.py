@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from heatline.bench.watched_line import ALL_GOOD, Keys, WatchedLine
+from heatline.bench.watched_line import Keys, WatchedLine
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError
 from heatline.edge.inference import Precision
@@ -49,11 +49,7 @@ class Expected:
         return sum(score >= self.score_threshold for score in self.scores.values()) / len(self.scores)
 
     def check(self, event: VerdictEvent) -> None:
-        """Check that an event reports what the same bundle finds in its picture without a line.
-
-        Raises:
-            BenchError: it does not.
-        """
+        """Raise a BenchError unless an event reports what the same bundle finds in its picture without a line."""
         if event.reason is not None:
             return
         assert event.source is not None
@@ -85,22 +81,18 @@ class Scene:
     """By name, the keys that differ from those of `running`."""
     check: Callable[[VerdictEvent], None]
     """Raises a BenchError if an event is wrong."""
-    engine: Keys = field(default_factory=dict)
-    """Keys of `[engine]`, besides the precision."""
-    thresholds: Keys = field(default_factory=lambda: ALL_GOOD)
-    tiles: Keys = field(default_factory=dict)
-    heatmaps: str = "defect"
+    tables: Mapping[str, Keys] = field(default_factory=dict)
+    """As of `WatchedLine`."""
     journal: bool = False
 
 
 @contextmanager
-def running(scene: Scene, rates: Mapping[str, float] | None, *, tables: Mapping[str, Keys] = {}) -> Iterator["Line"]:
+def running(scene: Scene, rates: Mapping[str, float] | None) -> Iterator["Line"]:
     """Run the service for the duration of the `with` block.
 
     Args:
         rates: frames per second by camera, of which the oldest is dropped where there is no room; None: a frame comes
             whenever there is room.
-        tables: further tables of the line's file.
     """
     cameras: list[Keys] = [
         {
@@ -119,16 +111,7 @@ def running(scene: Scene, rates: Mapping[str, float] | None, *, tables: Mapping[
     with (
         TemporaryDirectory(prefix="heatline-bench-") as folder,
         WatchedLine(
-            Path(folder),
-            scene.bundle.path,
-            scene.precision,
-            cameras,
-            thresholds=scene.thresholds,
-            heatmaps=scene.heatmaps,
-            journal=scene.journal,
-            engine=scene.engine,
-            tiles=scene.tiles,
-            more=tables,
+            Path(folder), scene.bundle.path, scene.precision, cameras, tables=scene.tables, journal=scene.journal
         ) as line,
     ):
         yield Line(line, scene.check)
@@ -176,11 +159,7 @@ class Line:
         return ReceivedVerdict(received.event, received.at_ns)
 
     def wait(self) -> ReceivedVerdict:
-        """Wait for the next verdict event.
-
-        Raises:
-            BenchError: none came, or as of `next`.
-        """
+        """Wait for the next verdict event; raise a BenchError if none comes, or as of `next`."""
         give_up = time.monotonic() + NEXT_WITHIN_SECONDS
         while (received := self.next()) is None:
             if time.monotonic() > give_up:
@@ -196,11 +175,7 @@ class Line:
         return received
 
     def settle(self, cameras: int) -> int:
-        """Wait until a frame of every camera was inspected; returns the time of the last such receipt, monotonic ns.
-
-        Raises:
-            BenchError: a camera shows nothing, or as of `next`.
-        """
+        """Wait until a frame of every camera was inspected; return the time of the last receipt, monotonic ns."""
         self._receive_of_each(cameras, FIRST_WITHIN_SECONDS, lambda one: one.event.reason is None)
         return time.monotonic_ns()
 

@@ -18,7 +18,7 @@ from heatline.bench.end_to_end.line import (
     due_ns,
     running,
 )
-from heatline.bench.processes import cpu_s, pss_bytes
+from heatline.bench.processes import cpu_ns, pss_bytes
 from heatline.bench.spread import Latency
 
 LATE_AFTER_PERIODS = 2.0
@@ -34,8 +34,8 @@ STEP = 1.36
 WITHIN = 1.08
 STEP_DOWN = 1.05
 """Factor from a rate that the line kept up with once and not again."""
-TRIES_TO_HOLD = 8
-"""Windows in addition to those that are wanted."""
+TRIES, TRIES_TO_HOLD = 12, 9
+"""Most windows of the search, and to confirm a rate."""
 
 
 class Window(msgspec.Struct, frozen=True, kw_only=True):
@@ -78,11 +78,11 @@ def run_window(scene: Scene, rates: Mapping[str, float], seconds: float) -> Wind
         began_ns = line.settle(len(rates)) + round(max(SETTLE_SECONDS, SETTLE_FRAMES / slowest_fps) * 1e9)
         line.receive_until(began_ns)
         pids = {"service": [line.watched.pid], "cameras": line.watched.camera_pids()}
-        before = {name: sum(map(cpu_s, of)) for name, of in pids.items()}
+        before = {name: sum(map(cpu_ns, of)) for name, of in pids.items()}
         ended_ns = began_ns + round(seconds * 1e9)
         received = line.receive_until(ended_ns)
-        took_s = (time.monotonic_ns() - began_ns) / 1e9
-        cpu_cores = {name: (sum(map(cpu_s, of)) - before[name]) / took_s for name, of in pids.items()}
+        took_ns = time.monotonic_ns() - began_ns
+        cpu_cores = {name: (sum(map(cpu_ns, of)) - before[name]) / took_ns for name, of in pids.items()}
         line.watched.require_cameras(pids["cameras"])
         pss = pss_bytes(line.watched.pid)
         received += line.receive_past(ended_ns, len(rates), slowest_fps)
@@ -116,17 +116,12 @@ def window_of(
     latency = Latency.of(late_ms) if late_ms else None
     unreported, rarest = count_unreported(received), min(rates, key=lambda name: came[name] / rates[name])
     gone = {f"{kind}.{reason}": count for kind, of in lost.items() for reason, count in of.items()}
+    gone |= {"unreported": unreported} if unreported else {}
     slowest_fps = min(rates.values())
     return Window(
         rate_fps=slowest_fps,
         seconds=seconds,
-        not_kept_up=why_not_kept_up(
-            rate_fps=rates[rarest],
-            seconds=seconds,
-            fewest=came[rarest],
-            lost=gone | ({"unreported": unreported} if unreported else {}),
-            growth_ms=latency_growth_ms(late_ms),
-        ),
+        not_kept_up=why_not_kept_up(rates[rarest], seconds, came[rarest], gone, latency_growth_ms(late_ms)),
         frames=came.total() + unreported,
         inspected=len(late_ms),
         dropped=dict(lost["dropped"]),
@@ -155,16 +150,13 @@ def latency_growth_ms(latencies_ms: Sequence[float]) -> float | None:
 
 
 def why_not_kept_up(
-    *, rate_fps: float, seconds: float, fewest: int, lost: Mapping[str, int], growth_ms: float | None
+    rate_fps: float, seconds: float, fewest: int, lost: Mapping[str, int], growth_ms: float | None
 ) -> str | None:
     """Return why a rate was not kept up with; None: it was.
 
     Args:
-        rate_fps: of each camera.
-        seconds: length of the window.
         fewest: frames of the camera of which fewest came.
         lost: frames that were lost, by reason.
-        growth_ms: of `latency_growth_ms`.
     """
     if lost:
         return "lost: " + ", ".join(f"{reason} {count}" for reason, count in lost.items())
@@ -185,41 +177,22 @@ Attempt = TypeVar("Attempt", bound=Any)
 """Outcome of a window at one rate: `rate_fps`, and `not_kept_up`, why the rate was not kept up with, or None."""
 
 
-class Tries(msgspec.Struct, frozen=True, kw_only=True):
-    """Lengths and numbers of windows."""
-
-    seconds: float
-    """Length of a window that confirms a rate."""
-    search_seconds: float
-    """Length of a window of the search."""
-    search: int
-    """Most windows of the search."""
-    holds: int
-    """Windows in which the line must keep up with the rate."""
-
-
-def limit_above(rate_fps: float | None, tried: Sequence[Any]) -> str | None:
-    """Return why the lowest rate from this one up failed; None: none failed."""
-    failed = [one for one in tried if one.not_kept_up is not None and one.rate_fps >= (rate_fps or 0.0)]
-    reason: str | None = min(failed, key=lambda one: one.rate_fps).not_kept_up if failed else None
-    return reason
-
-
 def find_highest(
     attempt: Callable[[float, float], Attempt],
     first_fps: float,
     most_fps: float,
-    tries: Tries,
+    lengths_s: tuple[float, float],
     report_line: Callable[[str], None],
-) -> tuple[list[Attempt], list[Attempt]]:
+) -> tuple[Attempt | None, list[Attempt]]:
     """Find the highest rate that is kept up with, and confirm it.
 
     Args:
         attempt: runs a window at a rate, of a length in seconds.
         first_fps: rate of the first window.
         most_fps: highest rate of the cameras.
+        lengths_s: of a window of the search, and of one that confirms a rate.
     Returns:
-        the windows that confirm the rate, none if there is no such rate; and all windows in their order.
+        the window that confirms the rate, None if there is no such rate; and all windows in their order.
     """
     tried: list[Attempt] = []
     passed = failed = None  # the highest rate that was kept up with, and the lowest above it that was not
@@ -230,9 +203,9 @@ def find_highest(
         report_line(f"{rate_fps:g} frames/s: {tried[-1].not_kept_up or 'kept up'}")
         return tried[-1]
 
-    while len(tried) < tries.search:
+    while len(tried) < TRIES:
         rate_fps = min(float(f"{rate_fps:.3g}"), most_fps)
-        if run(rate_fps, tries.search_seconds).not_kept_up is None:
+        if run(rate_fps, lengths_s[0]).not_kept_up is None:
             passed = rate_fps
         else:
             failed = rate_fps
@@ -240,16 +213,9 @@ def find_highest(
             break
         rate_fps = math.sqrt(passed * failed) if passed and failed else passed * STEP if passed else rate_fps / STEP
     if passed is None:
-        return [], tried
-    # If the search had windows of the full length, one has confirmed the rate.
-    as_long = tries.search_seconds >= tries.seconds
-    held = [one for one in tried if one.rate_fps == passed and one.not_kept_up is None and as_long]
-    for _ in range(tries.holds + TRIES_TO_HOLD):
-        if len(held) >= tries.holds:
-            return held, tried
-        one = run(passed, tries.seconds)
-        if one.not_kept_up is None:
-            held.append(one)
-        else:
-            held, passed = [], float(f"{passed / STEP_DOWN:.3g}")
-    return (held if len(held) >= tries.holds else []), tried
+        return None, tried
+    for _ in range(TRIES_TO_HOLD):
+        if (one := run(passed, lengths_s[1])).not_kept_up is None:
+            return one, tried
+        passed = float(f"{passed / STEP_DOWN:.3g}")
+    return None, tried

@@ -245,7 +245,7 @@ def measure_beside(scene: Scene, *, seconds: float, rounds: int, report_line: Ca
         }
         plain = stack.enter_context(running(scene, None))
         plain.settle(len(scene.cameras))
-        busy = stack.enter_context(running(scene, None, tables=tables))
+        busy = stack.enter_context(running(replace(scene, tables={**scene.tables, **tables}), None))
         viewers = stack.enter_context(in_own_process(Viewers, address, VIEWERS))
         with plain.watched.paused():
             _await_work(busy, viewers, len(scene.cameras))

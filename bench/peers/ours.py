@@ -4,9 +4,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
-from heatline.bench.engines import BareEngine, inspect_pipelined, read_graph
+from heatline.bench.engines import BareEngine, all_settings, inspect_pipelined, read_graph
 from heatline.edge.bundle.manifest import Calibration, Grid, Map
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.inference import open_engine
@@ -16,12 +17,7 @@ LIBRARIES = ["heatline", "openvino", "numpy"]
 
 
 def settings(job: dict[str, Any]) -> list[dict[str, Any]]:
-    threads = job["threads"]
-    return [
-        {"streams": streams, "batch": batch}
-        for streams in dict.fromkeys([threads, max(1, threads // 2), 1])
-        for batch in job["batches"]
-    ]
+    return [msgspec.structs.asdict(one) for one in all_settings(job["threads"], job["batches"])]
 
 
 class Alone:

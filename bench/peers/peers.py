@@ -170,11 +170,7 @@ def measure_peers(
 
 
 def require_same_libraries(libraries: Mapping[str, Mapping[str, str]]) -> None:
-    """Check that all systems run on one version of OpenVINO and of PyTorch.
-
-    Raises:
-        BenchError: the versions differ.
-    """
+    """Raise a BenchError unless all systems run on one version of OpenVINO and of PyTorch."""
     for library in ("openvino", "torch"):
         versions = {
             name: of[library].partition("+")[0]  # torch's build for processors alone is `2.13.0+cpu`
@@ -190,11 +186,7 @@ def require_same_libraries(libraries: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def _python(name: str, peers_python: Path) -> Path:
-    """Return the Python that runs a system.
-
-    Raises:
-        BenchError: it does not exist.
-    """
+    """Return the Python that runs a system; a BenchError if it does not exist."""
     if not SYSTEMS[name].in_peers_environment:
         return Path(sys.executable)
     if not peers_python.is_file():
@@ -206,11 +198,7 @@ def _python(name: str, peers_python: Path) -> Path:
 
 
 def check_turn(name: str, found: Mapping[str, Any], prepared: "Prepared") -> float:
-    """Check the answers of a turn; return the largest error of its logits, as a share of their standard deviation.
-
-    Raises:
-        BenchError: an answer is wrong.
-    """
+    """Return the largest error of a turn's logits, as a share of their deviation; BenchError: an answer is wrong."""
     from heatline.bench.peers.prepare import OF_SPREAD, find_difference, logits_off
 
     job, expected = prepared.job, prepared.expected[name]
@@ -239,11 +227,7 @@ class Worker:
         self.libraries: dict[str, str] = {}
 
     def turn(self) -> tuple[float, Mapping[str, Any]]:
-        """Run all frames; return the seconds, and the answers as summed up by `serve.py`.
-
-        Raises:
-            BenchError: it failed, or took too long.
-        """
+        """Run all frames; return the seconds, and the answers as summed up by `serve.py`."""
         answers = self._folder / f"{self.name}.npz"
         seconds: float = self._reply(answers=str(answers))["seconds"]
         with np.load(answers) as summed_up:

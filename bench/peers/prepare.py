@@ -57,18 +57,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     score_threshold: float
     evidence_threshold: float
     score_range: float
-    """Range of logits that anomalib's post-processor maps to 0..1, with the score threshold in the middle."""
+    """Range of logits that anomalib's post-processor maps to 0..1, with the score threshold in the middle; it clips no
+    value."""
     sample_px: int
     """Distance between the samples of a heatmap, cells."""
-
-
-@dataclass(frozen=True)
-class Scale:
-    """Map of logits to 0..1 by anomalib's post-processor: the threshold becomes 0.5, and no value is clipped."""
-
-    threshold: float
-    range: float
-    """In logits."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +97,7 @@ def prepare(
         folder: for the files; empty.
     Raises:
         EngineError: OpenVINO cannot run it in this precision.
-        ConfigError, ExportError: the network cannot be made.
+        ConfigError, ExportError: as of `build`.
     """
     import torch
 
@@ -123,8 +115,8 @@ def prepare(
     stitcher = Stitcher(grid, (height, width))
     heatmaps = np.stack([stitcher.stitch(maps) for maps in ours[1]])
     threshold = _between(np.concatenate([ours[0].max(axis=1), theirs[0].max(axis=1)]))
-    scale = Scale(threshold, 2.0 * max(float(np.abs(one - threshold).max()) for one in (*ours, *theirs)))
-    _write(folder, as_anomalib_exports(ir, grid.tile_px, scale).files(ANOMALIB_GRAPH))
+    score_range = 2.0 * max(float(np.abs(one - threshold).max()) for one in (*ours, *theirs))
+    _write(folder, as_anomalib_exports(ir, grid.tile_px, threshold, score_range).files(ANOMALIB_GRAPH))
     bias = model.head.bias.item() if isinstance(config, CnnConfig) else None
     job = Job(
         frames=str(folder / "frames.npy"),
@@ -143,7 +135,7 @@ def prepare(
         map_hw=(height, width),
         score_threshold=threshold,
         evidence_threshold=float(np.quantile(heatmaps, 1 - HIGH_SHARE)),
-        score_range=scale.range,
+        score_range=score_range,
         sample_px=max(1, max(grid.frame_hw) // SAMPLES),
     )
     job_file = folder / "job.json"
@@ -151,7 +143,7 @@ def prepare(
     expected = {
         "engine alone": Expected(ours[0], None),
         "heatline": Expected(ours[0], heatmaps),
-        "anomalib": Expected(theirs[0], of_anomalib(theirs[1], grid, scale)),
+        "anomalib": Expected(theirs[0], of_anomalib(theirs[1], grid, threshold, score_range)),
         "grad-cam": Expected(ours[0], None if bias is None else of_grad_cam(ours[1], grid, bias)),
     }
     return Prepared(job, job_file, expected)
@@ -200,7 +192,7 @@ def build(
     return model.eval(), ir
 
 
-def as_anomalib_exports(ir: Ir, tile_px: int, scale: Scale) -> Ir:
+def as_anomalib_exports(ir: Ir, tile_px: int, threshold: float, score_range: float) -> Ir:
     """Give a graph the inputs and outputs of a model that anomalib exports.
 
     Input: `image` float32 [N, 3, H, W] in 0..1. Outputs, as of its post-processor: `pred_score` [N] and `anomaly_map`
@@ -219,8 +211,8 @@ def as_anomalib_exports(ir: Ir, tile_px: int, scale: Scale) -> Ir:
         taker.replace_source_output(pixels.output(0))
 
     def normalised(value: Any) -> Any:
-        apart = ops.subtract(value, np.float32(scale.threshold))
-        return ops.clamp(ops.add(ops.divide(apart, np.float32(scale.range)), np.float32(0.5)), 0.0, 1.0)
+        apart = ops.subtract(value, np.float32(threshold))
+        return ops.clamp(ops.add(ops.divide(apart, np.float32(score_range)), np.float32(0.5)), 0.0, 1.0)
 
     logit, maps = (model.output(name).get_node().input_value(0) for name in ("logit", "map"))
     large = ops.interpolate(
@@ -260,16 +252,14 @@ def padded(frames: NDArray[np.uint8], grid: TileGrid) -> NDArray[np.uint8]:
     return black
 
 
-def of_anomalib(maps: Floats, grid: TileGrid, scale: Scale) -> Floats:
+def of_anomalib(maps: Floats, grid: TileGrid, threshold: float, score_range: float) -> Floats:
     """Expect maps in 0..1 as large as the tile, with their mean where tiles overlap, without the padding.
 
     Args:
         maps: [frames, tiles, h, w] of the padded grid.
     """
     large = (np.stack([_large(one, grid.tile_px) for one in of]) for of in maps)
-    heatmaps = [
-        _mean_of(np.clip((of - scale.threshold) / scale.range + 0.5, 0, 1), padded_origins(grid)) for of in large
-    ]
+    heatmaps = [_mean_of(np.clip((of - threshold) / score_range + 0.5, 0, 1), padded_origins(grid)) for of in large]
     height, width = grid.frame_hw
     return np.stack(heatmaps)[:, :height, :width]
 

@@ -174,10 +174,8 @@ class _Line:
         stitcher, rows = self._stitcher(frame), self._truth.rows(frame)
         heatmap = stitcher.stitch(self._answers.map[rows].astype(np.float32))
         defective = self._answers.logit[rows].astype(np.float64) >= self.score_threshold
-        cells, cell_px = (
-            found_cells(heatmap, stitcher, defective, self.evidence_threshold, self._strong),
-            stitcher.cell_px,
-        )
+        cells = found_cells(heatmap, stitcher, defective, self.evidence_threshold, self._strong)
+        cell_px = stitcher.cell_px
         return count_hit(labels, cells, cell_px), count, count_false(mask, cells, cell_px, near_px=NEAR_PX)
 
     def _clean_heatmap(self, frame: int) -> Floats:

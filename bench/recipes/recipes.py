@@ -203,11 +203,7 @@ class Measurement:
 
 
 def read_recipe(file: Path) -> RecipeResult:
-    """Read a file of `Measurement.measure`.
-
-    Raises:
-        BenchError: it is not a result of this bench.
-    """
+    """Read a file of `Measurement.measure`; a BenchError if it is not a result of this bench."""
     try:
         return msgspec.convert(read_result(file), RecipeResult)
     except msgspec.ValidationError as error:

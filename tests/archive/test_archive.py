@@ -117,8 +117,7 @@ def test_each_picture_has_a_row_with_its_verdict(tmp_path: Path, source: Path, d
     assert [row["number"] for row in rows] == list(range(15))
     readable = [row for row in rows if (source.parent / row["picture"]).is_file()]
     files = [source.parent / row["picture"] for row in readable]
-    result = heatline("inspect", bundle.path, *files, "--out", tmp_path / "out")
-    assert result.returncode == 9, "the damaged files"
+    assert heatline("inspect", bundle.path, *files, "--out", tmp_path / "out").returncode == 9, "the damaged files"
     events = [json.loads(line) for line in (tmp_path / "out" / "verdicts.jsonl").read_text().splitlines()]
     for row, event in zip(readable, events, strict=True):
         assert [row[key] for key in ("verdict", "reason", "score", "precision")] == [
@@ -129,8 +128,7 @@ def test_each_picture_has_a_row_with_its_verdict(tmp_path: Path, source: Path, d
             [[region[key] for key in ("box_xyxy", "peak_xy", "area_px", "score")] for region in each["regions"]]
             for each in (row, event)
         )
-        assert own == theirs
-        assert [row["height"], row["width"]] == (event["frame_hw"] or [None, None])
+        assert (own, [row["height"], row["width"]]) == (theirs, event["frame_hw"] or [None, None])
         assert (row["score_threshold"], row["evidence_threshold"]) == (-1.0, 20.0)
         assert row["bundle"] == key_of(event["bundle"]["digest"], "openvino", "f32")
     unread = {row["picture"]: row for row in rows if row not in readable}

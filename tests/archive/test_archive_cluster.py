@@ -18,7 +18,7 @@ from heatline.archive import run
 from heatline.edge.bundle import Bundle
 from tests.archive import archives
 from tests.archive.archives import DEADLY, Table, inspected_here, parts_in, plan_of, table_of, write_archive
-from tests.command import HEATLINE, complaint, heatline
+from tests.command import HEATLINE, complaint, heatline, run_json
 from tests.edge.lines import started, tree
 from tests.edge.secured import free_port, until
 
@@ -83,8 +83,7 @@ def kill_in_the_middle(command: subprocess.Popen[str], dest: Path) -> Path:
     # Two agents of Ray look for their killed parent only once a minute.
     wait_for(lambda: all("Agent" in words for pid, words in below.items() if title(pid)))
     assert 0 < len(parts_in(dest)) < PICTURES / PART
-    folders = {match for words in below.values() for match in re.findall(r"/tmp/heatline-ray-\w+", words)}
-    (folder,) = folders
+    (folder,) = {match for words in below.values() for match in re.findall(r"/tmp/heatline-ray-\w+", words)}
     return Path(folder)
 
 
@@ -105,9 +104,7 @@ def test_a_killed_driver_and_a_killed_worker_cost_only_their_parts(
 
     command = *command, "--json"
     with once(lambda: len(parts_in(tmp_path)) > there, kill_one):
-        result = heatline(*command, "--address", cluster)
-    assert result.returncode == 0, result.stderr
-    found = json.loads(result.stdout)
+        found = run_json(*command, "--address", cluster)
     assert (found["pictures"], found["inspected"]) == (PICTURES, PICTURES - PART * there)
     assert found["bundles"][bundle.digest] == {
         "path": str(bundle.path), "name": "darkness", "version": "1", "good": 16, "defect": 8, "no_verdict": 0

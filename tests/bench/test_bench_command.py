@@ -31,8 +31,7 @@ print(machine()["cores"])
 
 
 def test_benches_import_no_extra_and_count_only_usable_cores() -> None:
-    core = min(os.sched_getaffinity(0))
-    pinned = ["taskset", "-c", str(core), sys.executable, "-W", "error", "-c", WITHOUT_EXTRAS]
+    pinned = ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-W", "error", "-c", WITHOUT_EXTRAS]
     result = subprocess.run(pinned, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert result.stdout == "1\n"
@@ -74,8 +73,7 @@ def test_a_result_reads_back_unchanged_even_through_a_symbolic_link(tmp_path: Pa
     claim(link)
     keep(link, report)
     assert link.is_symlink()
-    assert read_result(file) == report
-    assert [one.name for one in file.parent.iterdir()] == ["a.json"]
+    assert (read_result(file), [one.name for one in file.parent.iterdir()]) == (report, ["a.json"])
     file.write_bytes(b"{")
     with pytest.raises(BenchError, match="truncated"):
         read_result(file)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from heatline.bench.command import peers as command
 from heatline.bench.peers.peers import ENGINE, OURS, SYSTEMS, PeersBench, Worker, check_turn, require_same_libraries
-from heatline.bench.peers.prepare import Expected, Job, Prepared, Scale, as_anomalib_exports, find_difference
+from heatline.bench.peers.prepare import Expected, Job, Prepared, as_anomalib_exports, find_difference
 from heatline.bench.peers.serve import summary
 from heatline.bench.result_file import read_result
 from heatline.edge.errors import BenchError
@@ -22,7 +22,6 @@ from heatline.edge.inference.devices import shared_core
 from heatline.export.openvino_ir import to_ir
 from tests import small_bundle
 
-ROOT = Path(__file__).parents[2]
 TILE = small_bundle.TILE
 
 
@@ -39,11 +38,11 @@ def test_an_impossible_run_is_refused() -> None:
 
 
 def test_the_graph_for_anomalib_has_its_scales_and_our_answers() -> None:
-    ir, scale = to_ir(small_bundle.graph()), Scale(threshold=60.0, range=90.0)
+    ir = to_ir(small_bundle.graph())
     tiles = np.random.default_rng(3).integers(0, 256, (3, TILE, TILE, 3), np.uint8)
     tiles[1] //= 8  # darker, so a stronger defect
     logits, maps = small_bundle.answer(tiles)
-    model = as_anomalib_exports(ir, TILE, scale).read()
+    model = as_anomalib_exports(ir, TILE, threshold=60.0, score_range=90.0).read()
     compiled = shared_core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = compiled({"image": tiles.transpose(0, 3, 1, 2).astype(np.float32) / 255})
     score = np.clip((logits - 60) / 90 + 0.5, 0, 1)
@@ -57,7 +56,6 @@ Answers = list[tuple[Any, Any, bool]]
 RNG = np.random.default_rng(0)
 LOGITS, HEATMAPS = RNG.normal(size=(2, 6)).astype(np.float32), RNG.normal(size=(2, 40, 30)).astype(np.float32)
 LOGITS[1, 3] = 5.0
-EXPECTED = Expected(LOGITS, HEATMAPS)
 CORRECT: Answers = [(one, heatmap, bool(one.max() >= 4)) for one, heatmap in zip(LOGITS, HEATMAPS, strict=True)]
 """Two frames of 6 tiles each; the second frame is defective."""
 PREPARED = Prepared(
@@ -142,8 +140,7 @@ def test_the_command_compares_heatline_and_grad_cam_with_the_bare_engine(tmp_pat
     done = CliRunner().invoke(command, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
     printed = json.loads(done.stdout)
-    assert printed["bench"] == "peers"
-    assert read_result(tmp_path / "peers.json") == printed
+    assert (printed["bench"], read_result(tmp_path / "peers.json")) == ("peers", printed)
     found = msgspec.convert(printed, PeersBench)
     assert [one.name for one in found.systems] == [ENGINE, OURS, "grad-cam"]
     assert max(one.logits_off for one in found.systems) < 1e-3

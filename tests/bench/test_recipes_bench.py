@@ -34,7 +34,6 @@ from tests.train.blobs import draw_blobs
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-ROOT = Path(__file__).parents[2]
 BLOBS = DataSet(name="blobs", truth="masks", group="group", targets={"hit": 0.9})
 TILES = ("tiles.tile_px=64", "trainer.precision=32-true")
 WHOLE_NETWORK = (
@@ -162,8 +161,7 @@ def test_the_command_writes_results_and_refuses_overrides(data: Path, tmp_path: 
     sets.write_bytes(msgspec.yaml.encode([BLOBS]))
     places = {"--data": data, "--sets": sets, "--work": tmp_path / "work", "--results": tmp_path / "results"}
     arguments = [*(str(each) for pair in places.items() for each in pair), "--seed", "0", *tiny, "--json"]
-    done = CliRunner().invoke(command, ["recipes", *arguments], catch_exceptions=False)
-    printed = json.loads(done.stdout)
+    printed = json.loads(CliRunner().invoke(command, ["recipes", *arguments], catch_exceptions=False).stdout)
     assert [one.split()[:2] for one in printed["results"]] == [["blobs:", "heatline"]]
     (file,) = (tmp_path / "results").glob("blobs/*.json")
     assert [one.machine["cores"] for one in read_recipe(file).trainings] == [len(os.sched_getaffinity(0))]

@@ -10,17 +10,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from heatline.bench.stages import STAGES, Prepared, inference, judging, measure_stages, prepare, tile
+from heatline.bench.stages import STAGES, Prepared, inference, measure_stages, prepare
 from heatline.bench.startup import AFTER_READY, BEFORE_FIRST_STATUS, PHASES, LineFile, Start, measure_startup
 from heatline.edge.bundle import Bundle, open_verified_engine
 from heatline.edge.errors import BenchError
 from heatline.edge.wire.events import Message, to_frames
-from tests import oracles
-from tests.small_bundle import TILE, dark_square, white_frame
+from tests.small_bundle import dark_square, white_frame
 
 HW = (210, 500)
 """Three tiles; the frame is lower than a tile, so each tile has padding."""
-OVERLAP, CELL_PX = 2, 4
 
 
 def squares(bundle: Bundle, hw: tuple[int, int], seed: int) -> NDArray[np.uint8]:
@@ -34,14 +32,6 @@ def prepared(bundle: Bundle) -> Iterator[Prepared]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("heatline.bench.stages.golden_mosaic", squares)
         yield prepare(bundle, open_verified_engine(bundle), HW)
-
-
-def test_tiles_and_regions_agree_with_a_whole_inspection(prepared: Prepared) -> None:
-    with ExitStack() as at_end:
-        tile(prepared, at_end).run()
-        cut = [each for _, _, each in oracles.tiles_of(prepared.picture, TILE, OVERLAP)]
-        assert np.array_equal(prepared.stitcher.grid.tiles(prepared.picture), np.stack(cut))
-        assert judging(prepared, at_end).run().regions == prepared.judgement().regions
 
 
 @pytest.mark.parametrize("name", STAGES)

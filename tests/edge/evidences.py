@@ -50,8 +50,7 @@ class Clock:
 
 def frame(number: int, hw: tuple[int, int] = (48, 64), *, grey: bool = False) -> NDArray[np.uint8]:
     """A frame that no other number has."""
-    shape = hw if grey else (*hw, 3)
-    return np.random.default_rng(number).integers(0, 256, shape, np.uint8)
+    return np.random.default_rng(number).integers(0, 256, (hw if grey else (*hw, 3)), np.uint8)
 
 
 def picture(
@@ -152,8 +151,7 @@ def until_evidence(line: RunningLine, wanted: Callable[[EvidenceState], bool]) -
 
 def kept_by(line: RunningLine, count: int) -> int:
     """Wait until more pictures than that are stored, and nothing is wrong; return how many."""
-    found = until_evidence(line, lambda state: state.kept > count and state.fault is None).evidence
-    return found.kept
+    return until_evidence(line, lambda state: state.kept > count and state.fault is None).evidence.kept
 
 
 def assert_stored_as_heard(folder: Path, events: list[VerdictEvent]) -> list[VerdictEvent]:

@@ -248,16 +248,15 @@ class RunningLine:
         raise AssertionError(f"no child process has {words}")
 
     def end(self) -> ReceivedEvents:
-        """End the line as systemd does, check its exit code, and return all events."""
+        """End the line as systemd does, and return all events."""
         self.process.send_signal(signal.SIGTERM)
-        received = self.until_stopped()
-        assert self.exit_code() == 0
-        return received
+        return self.until_stopped()
 
     def until_stopped(self) -> ReceivedEvents:
-        """Receive all events until the line has stopped."""
+        """Receive all events until the line has stopped, and check its exit code."""
         while not (self.received.statuses and self.received.last.state == "STOPPED"):
             self.next()
+        assert self.exit_code() == 0
         return self.received
 
     def exit_code(self) -> int:
@@ -422,8 +421,7 @@ def assert_every_frame_has_its_event(received: ReceivedEvents, cameras: Sequence
         for event in events:
             assert event.frame_number == reported + 1, f"{camera}: {event} follows number {reported}"
             reported += event.frames
-        assert account.in_flight == 0
-        assert account.captured == reported
+        assert (account.in_flight, account.captured) == (0, reported)
         assert account.inspected == sum(event.verdict != "NO_VERDICT" for event in events)
         for kind, bins in (("dropped", account.dropped), ("failed", account.failed)):
             reasons: Counter[str] = Counter()

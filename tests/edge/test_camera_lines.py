@@ -75,8 +75,7 @@ def test_a_killed_or_hanging_process_of_any_camera_is_replaced_without_leftovers
             "gige": genicam(device),
             "network": rtsp(server.url("raw")),
         }
-        line = write_line_with(tmp_path, bundle.path, address, cameras)
-        with running(line, address) as run:
+        with running(write_line_with(tmp_path, bundle.path, address, cameras), address) as run:
             for camera in cameras:
                 run.until_inspected(camera)
             before = resources(run.process.pid)
@@ -110,8 +109,7 @@ def test_devices_that_hang_or_die_stop_no_other(tmp_path: Path, bundle: Bundle, 
         device.kill()
         lives = {**PATTERN, "rate_fps": 10, "waiting_frames": 64}
         cameras = {"gige": genicam(device, **SILENT), "network": rtsp(server.url("raw")), "lives": lives}
-        line = write_line_with(tmp_path, bundle.path, address, cameras)
-        with running(line, address) as run:
+        with running(write_line_with(tmp_path, bundle.path, address, cameras), address) as run:
             until_alarms(run, True, gige="open")
             device.start()
             until_alarms(run, False, gige="open")
@@ -188,8 +186,7 @@ def test_each_part_has_the_verdict_on_its_own_pixels_and_a_lost_frame_costs_only
         triggers = {"trigger": "software", "trigger_timeout_ms": 1500, "on_overload": "block"}
         camera = {"kind": "genicam", "address": device.address, **triggers}
         tables = f'heatmaps = "never"\n\n[commands]\nbind = "{commands}"'
-        line = write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables)
-        with running(line, address) as run:
+        with running(write_line_with(tmp_path, bundle.path, address, {"top": camera}, tables), address) as run:
             run.next()
             with Commander(commands, timeout_s=WITHIN_SECONDS) as commander:
                 for number, part in enumerate((f"P{n}" for n in range(1, count + 1)), start=1):

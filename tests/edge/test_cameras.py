@@ -275,8 +275,7 @@ def test_pictures_come_by_name_until_the_end_and_unreadable_ones_are_reported(fo
             bad = grabbed(camera)
             assert (bad.stamp.frame_id, bad.stamp.source, bad.reason) == (n, f"{n}.png", "unreadable")
             assert detail in bad.detail
-        assert (last := grabbed(camera)).stamp.source == "3.png"
-        assert last.stamp.frame_id == 3
+        assert ((last := grabbed(camera)).stamp.source, last.stamp.frame_id) == ("3.png", 3)
         for _ in range(2):
             with pytest.raises(EndOfFrames):
                 camera.grab(1.0)
@@ -331,8 +330,7 @@ def test_pixels_follow_the_formula_of_frame_id_and_position(frame_id: int, hw: t
     words = [1 + (frame_id - 1 + i // 2) % 65535 for i in range(hw[0] * hw[1])]
     pixels = [word // 256 if i % 2 else word % 256 for i, word in enumerate(words)]
     image = pattern(frame_id, hw)
-    assert image.ravel().tolist() == pixels
-    assert frame_id_of(image) == frame_id
+    assert (image.ravel().tolist(), frame_id_of(image)) == (pixels, frame_id)
 
 
 def test_frames_are_due_at_the_rate_and_a_late_consumer_catches_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,8 +110,7 @@ def test_a_product_is_activated_between_two_frames_and_no_frame_is_lost(
             until_inspected_as(run, product)
         run.until(lambda _: threads(run) <= at_first + 4)  # each engine that is not used any more is closed
         received = end(run)
-    products = [product for product, _ in groupby(event.product for event in received.verdicts)]
-    assert products == [*"abababa"]
+    assert [product for product, _ in groupby(event.product for event in received.verdicts)] == [*"abababa"]
     assert {event.applied for event in received.changes} == {True}
     assert min(event.seq for event in received.verdicts if event.product == "b") > received.changes[0].seq
     assert (received.last.product, getattr(received.last.last_change, "applied", None)) == ("a", True)

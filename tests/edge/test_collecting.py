@@ -170,8 +170,7 @@ def test_a_full_disk_is_one_sentence_on_page_and_status_and_the_rest_goes_on(tmp
     with small_disk(tmp_path / "pictures", mib=4) as disk:
         line = Line(tmp_path, address, tables="[collect]\nevery = 2")
         with line.running() as run:
-            name = line.newest()
-            assert keep(line.page, name, "good").status == 200
+            assert keep(line.page, line.newest(), "good").status == 200
             filler = fill(disk)
             answers = list[Answer]()  # one that was kept without a label is only moved, which needs no room
             until(lambda: answers.append(keep(line.page, line.newest(), "good")) or answers[-1].status == 500)

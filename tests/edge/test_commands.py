@@ -217,8 +217,7 @@ def test_neither_a_trigger_that_was_given_up_nor_its_late_reply_concerns_the_nex
         reply.result()
         give_up("P-2", "may have executed the command")
         reply = thread.submit(commander.trigger, "top", "P-3")
-        assert pending.answer_next(1).part_id == "P-2"
-        assert pending.answer_next(2).part_id == "P-3"
+        assert (pending.answer_next(1).part_id, pending.answer_next(2).part_id) == ("P-2", "P-3")
         assert (reply.result().part_id, reply.result().frame_id) == ("P-3", 2)
 
 

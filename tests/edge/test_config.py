@@ -98,8 +98,7 @@ def test_every_key_is_understood_and_paths_start_at_the_files_folder(
         ),
     )  # fmt: skip
     assert config.commands.bind == "tcp://127.0.0.1:5557"
-    plain = load(tmp_path, SMALLEST)
-    assert plain == LineConfig(
+    assert load(tmp_path, SMALLEST) == LineConfig(
         bundle=tmp_path / "b", cameras=[FolderSettings(name="top", path=tmp_path / "frames")], acting=True,
         allow_unsigned=False, events=EventsConfig(bind="tcp://127.0.0.1:5556"),
         trusted_keys=Path("/etc/heatline/trusted"),

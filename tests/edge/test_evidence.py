@@ -462,8 +462,7 @@ def test_a_full_disk_costs_the_line_no_verdict_and_is_in_its_status(
             assert "make room on the disk" in str(status.evidence)
             line.until_inspected_frames(10)
             heard = line.end()
-        assert heard.refusals() == []
-        assert names(disk / "evidence") == []
+        assert (heard.refusals(), names(disk / "evidence")) == ([], [])
 
 
 @pytest.mark.long

@@ -97,8 +97,7 @@ def transcript(tmp_path: Path, commands: str) -> str:
     line, told = line_file(tmp_path), []
     for command in commands.strip().splitlines():
         places = {"F": str(tmp_path / "evidence"), "LINE": str(line), "BLANK": " "}
-        words = [places.get(word, word).replace("NEW", str(tmp_path / "new")) for word in command.split()]
-        result = run(*words)
+        result = run(*[places.get(word, word).replace("NEW", str(tmp_path / "new")) for word in command.split()])
         told.append(f"$ heatline evidence {command}\n{result.stdout}{result.stderr}exit code {result.returncode}\n")
     return "\n".join(told)
 
@@ -151,8 +150,7 @@ def test_commands_tell_what_is_stored_or_refuse_in_one_sentence_and_change_nothi
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     before = [(each, (folder / each).read_bytes()) for each in names(folder)]
-    told = re.sub("line-[0-9a-f]{12}", "SOCKET", transcript(tmp_path, commands))
-    assert_golden(golden, told, tmp=tmp_path)
+    assert_golden(golden, re.sub("line-[0-9a-f]{12}", "SOCKET", transcript(tmp_path, commands)), tmp=tmp_path)
     assert [(each, (folder / each).read_bytes()) for each in names(folder)] == before
 
 

@@ -184,8 +184,7 @@ def test_a_command_that_fails_runs_again_until_it_succeeds_and_no_event_is_left_
         f"echo >> {seen}; case $(wc -l < {seen}) in 1) exit 3;; 2) kill -9 $$;; 3) exit 1;; esac"
     )
     done = run(line, "--exec", command, "--count", "3")
-    assert done.returncode == 0
-    assert log.read_text().split() == [keys[0], *[keys[1]] * 4, keys[2]]
+    assert (done.returncode, log.read_text().split()) == (0, [keys[0], *[keys[1]] * 4, keys[2]])
     assert [each for each in done.stderr.splitlines() if each.startswith("heatline:")] == [
         f"heatline: the command ended with exit code 3 at event {keys[1]}; trying again in 0.01 s",
         f"heatline: the command was killed by signal 9 at event {keys[1]}; trying again in 0.01 s",

@@ -339,7 +339,6 @@ def test_a_line_compares_each_frame_and_gives_no_verdict_where_it_cannot(tmp_pat
     line = write_line_with(tmp_path, comparing.path, address, cameras, tables)
     with running(line, address) as run:
         received = run.until_stopped()
-        assert run.exit_code() == 0
     top = [event for event in received.verdicts if event.camera == "top"]
     assert [event.reason or event.verdict for event in top] == ["GOOD", "DEFECT", *["failed.misaligned"] * 3]
     for event in top[:2]:

@@ -333,8 +333,7 @@ def hung(disk: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def wait_until_disk_answers(journal: JournalWriter) -> None:
-    last = journal._disk._last
-    assert not wait([last], WITHIN_SECONDS).not_done
+    assert not wait([journal._disk._last], WITHIN_SECONDS).not_done
 
 
 def test_a_hung_disk_delays_no_event_or_end(tmp_path: Path, clocks: Clocks, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,8 +115,7 @@ def test_json_lines_are_the_headers_as_they_were_journalled(tmp_path: Path, fold
     assert some == lines(headers(folder, after=5, topic="verdict."))
     out = tmp_path / "events.jsonl"
     out.write_text("of yesterday")
-    assert exported(folder, "--out", out) == ""
-    assert out.read_bytes() == lines(headers(folder))
+    assert (exported(folder, "--out", out), out.read_bytes()) == ("", lines(headers(folder)))
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == [out.name]
 
 
@@ -153,10 +152,8 @@ def test_an_export_to_a_full_disk_leaves_no_partial_file(tmp_path: Path, folder:
         out.write_text("of yesterday")
         filler = fill(disk)
         os.truncate(filler, filler.stat().st_size - 4096)
-        sentence = refused(9, "journal", "export", folder, "--out", out)
-        assert "cannot be written (No space left on device)" in sentence
-        assert sorted(disk.iterdir()) == [out, filler]
-        assert out.read_text() == "of yesterday"
+        assert "cannot be written (No space left on device)" in refused(9, "journal", "export", folder, "--out", out)
+        assert (sorted(disk.iterdir()), out.read_text()) == ([out, filler], "of yesterday")
 
 
 @pytest.mark.parametrize("name", GOLDEN)

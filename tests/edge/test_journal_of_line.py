@@ -63,8 +63,7 @@ def test_over_a_full_disk_and_kill_9_no_event_is_lost(tmp_path: Path, bundle: Bu
                     consumer = at_end.enter_context(Follower(served, "mes1", timeout_s=WITHIN_SECONDS))
                     delivered.append(next(iter(consumer)).header)
                 filler = fill(state)
-                began = run.until(lambda event: is_of_journal(event, "live_only"))
-                assert began.journal_id is None
+                assert run.until(lambda event: is_of_journal(event, "live_only")).journal_id is None
                 run.until(lambda event: has_outage(event, "no room"))
                 for _ in range(5):
                     assert run.until_inspected().journal_id is None
@@ -105,12 +104,6 @@ def test_over_a_full_disk_and_kill_9_no_event_is_lost(tmp_path: Path, bundle: Bu
         if boot_id != last.boot_id:
             assert (unrecorded[boot_id].events or 0) >= 3  # the newest may not have been logged before the kill
             assert len(reported) < len(live_only)
-        number = 0  # no frame has two events, also after a crash
-        verdicts = [event for event in [*events, *live_only] if isinstance(event, VerdictEvent)]
-        of_this = sorted((e for e in verdicts if e.boot_id == boot_id), key=lambda event: event.frame_number)
-        for event in of_this:
-            assert event.frame_number == number + 1
-            number += event.frames
 
 
 def test_on_a_full_disk_all_frames_are_inspected_and_the_state_folder_stays_its_lines(
@@ -132,7 +125,6 @@ def test_on_a_full_disk_all_frames_are_inspected_and_the_state_folder_stays_its_
             run.until_inspected_frames(1)
             run.process.send_signal(signal.SIGTERM)
             received = run.until_stopped()
-            assert run.exit_code() == 0
             log = run.process.log()
         previous = read_previous_run(state / FILE_NAME)
     assert_every_frame_has_its_event(received, ["top"])

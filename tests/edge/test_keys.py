@@ -105,8 +105,7 @@ def test_only_the_owner_can_read_a_private_key_and_others_its_public_half_and_tr
     finally:
         os.umask(before)
     assert {path.name: mode(path) for path in made.iterdir()} == {"k": 0o600, "k.pub": 0o644}
-    private = kind.read_private(made / "k")
-    assert kind.public_of(private) == kind.read_public(made / "k.pub")
+    assert kind.public_of(kind.read_private(made / "k")) == kind.read_public(made / "k.pub")
     assert (mode(trusted), mode(taken.path)) == (0o755, 0o644), "the service is another user"
 
 

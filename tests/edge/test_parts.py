@@ -224,8 +224,7 @@ def test_each_triggered_part_has_one_event_through_kills_of_the_line(
 ) -> None:
     drawn, commands = {"kind": "pattern", "draw_size": [230, 230], "trigger": "software"}, f"ipc://{tmp_path}/commands"
     tables = f'[journal]\nfolder = "state"\n[commands]\nbind = "{commands}"\n[part]\nviews = ["top", "side"]\n'
-    cameras = {"top": drawn, "side": drawn}
-    line = write_line_with(tmp_path, bundle.path, address, cameras, f"{tables}within_ms = 3000")
+    line = write_line_with(tmp_path, bundle.path, address, {"top": drawn, "side": drawn}, f"{tables}within_ms = 3000")
     announced: list[str] = []
     for life in range(kills + 1):
         with running(line, address) as run, Commander(commands, timeout_s=60) as commander:

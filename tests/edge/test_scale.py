@@ -69,8 +69,7 @@ class Lens(NamedTuple):
             dark = ((at > -1) & (at < (COLUMNS, ROWS))).all(-1) & (np.floor(at).sum(-1) % 2 == 0)
         else:
             dark = np.linalg.norm(at - np.clip(np.round(at), 0, (COLUMNS - 1, ROWS - 1)), axis=-1) < 0.25
-        shares = dark.reshape(HEIGHT, SAMPLES, WIDTH, SAMPLES).mean((1, 3))
-        return np.asarray(np.round(225 - 190 * shares), np.uint8)
+        return np.asarray(np.round(225 - 190 * dark.reshape(HEIGHT, SAMPLES, WIDTH, SAMPLES).mean((1, 3))), np.uint8)
 
 
 def errors(lens: Lens, pattern: str = "checkerboard") -> tuple[Any, float, float]:

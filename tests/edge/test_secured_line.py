@@ -140,8 +140,7 @@ def test_a_silent_authenticator_admits_no_client(tmp_path: Path, monkeypatch: py
 
     monkeypatch.setattr(Authenticator, "_answer_all", stop_answering)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
-        authenticator = Authenticator(router, secured.access(), "commands", port.bound)
-        authenticator.join()
+        Authenticator(router, secured.access(), "commands", port.bound).join()
         router.bind(port.bound)
         with connected(port.reached, zmq.DEALER, secured.client("command")) as client:
             failed = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL

@@ -68,7 +68,6 @@ def ended(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> tuple[Rec
     with notify_socket(folder) as systemd, running(line, address, env=systemd.env) as run:
         before = systemd.wait_for("READY=1")
         received = run.until_stopped()
-        assert run.exit_code() == 0
         return received, before + systemd.rest()
 
 
@@ -130,7 +129,6 @@ def test_sigint_while_frames_are_in_flight_loses_none(endless: Path, address: st
             run.next_verdict()
         run.process.send_signal(signal.SIGINT)
         received = run.until_stopped()
-        assert run.exit_code() == 0
     assert_every_frame_has_its_event(received, ["top"])
 
 
@@ -165,7 +163,6 @@ def test_frames_are_inspected_although_systemd_does_not_read(
         gone = {"NOTIFY_SOCKET": str(tmp_path / "gone")}
         with running(short, address, env=gone if how == "is gone" else systemd.env) as run:
             received = run.until_stopped()
-            assert run.exit_code() == 0
     assert_every_frame_has_its_event(received, ["top"])
 
 

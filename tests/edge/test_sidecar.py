@@ -175,8 +175,7 @@ def test_it_shows_the_journal_of_a_stopped_line_follows_its_starts_and_ends_at_s
 ) -> None:
     with contextlib.closing(make_writer(tmp_path)) as journal:
         journal.commit([good(number=number) for number in range(1, 13)])
-    line = stopped_line(tmp_path, address, f'[journal]\nfolder = "{tmp_path}"')
-    with serving("view", line) as (process, page):
+    with serving("view", stopped_line(tmp_path, address, f'[journal]\nfolder = "{tmp_path}"')) as (process, page):
         until(lambda: [row["frame_number"] for row in page.get("/api/verdicts").json["rows"]] == list(range(1, 13)))
         never = page.get("/api/state").json
         assert (never["running"], never["words"][0].partition(",")[0]) == (False, "The line does not run")

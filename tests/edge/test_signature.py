@@ -25,7 +25,7 @@ from heatline.edge.bundle.signature import (
 from heatline.edge.bundle.store import MANIFEST, REQUIRED
 from heatline.edge.errors import CommandRefusedError, ConfigError
 from heatline.edge.monitor.activation import with_key
-from tests.command import complaint, heatline, refused
+from tests.command import complaint, heatline, refused, run_json
 from tests.edge.lines import small_frames, write_line, write_pictures
 from tests.edge.status_only_line import StatusOnlyLine, a_change
 from tests.edge.test_status_command import an_own_status, on_sighup
@@ -68,8 +68,7 @@ def test_a_signed_bundle_states_its_key_and_an_unsigned_one_states_none(
     original: Bundle, private: Ed25519PrivateKey, bundle: Bundle, tmp_path: Path
 ) -> None:
     opened = open_bundle(original.path)
-    assert opened == original
-    assert opened.signed_by == private.public_key()
+    assert (opened, opened.signed_by) == (original, private.public_key())
     assert SIGNATURE not in opened.manifest.files
     made = json.loads((original.path / SIGNATURE).read_text())
     assert set(made) == {"algorithm", "key", "signature"}
@@ -129,14 +128,13 @@ def test_a_new_key_signs_a_bundle_that_a_machine_then_trusts(bundle: Bundle, tmp
     copy_of(bundle, tmp_path / "b")
 
     def bundle_command(words: str, people: str = "") -> Any:
-        result = heatline("bundle", *words.split(), "--json", cwd=tmp_path)
-        assert result.returncode == 0, result.stderr
+        report = run_json("bundle", *words.split(), cwd=tmp_path)
         shown = heatline("bundle", *words.split(), cwd=tmp_path, env=WIDE).stdout
         assert people in shown
         assert fingerprint in shown
-        return json.loads(result.stdout)
+        return report
 
-    made = json.loads(heatline("bundle", "keygen", "k", "--json", cwd=tmp_path).stdout)
+    made = run_json("bundle", "keygen", "k", cwd=tmp_path)
     fingerprint = made["fingerprint"]
     assert made["private"] == "k"
     signed = bundle_command("sign b --key k")

@@ -119,8 +119,7 @@ def test_a_camera_that_blocks_waits_for_a_slot_and_its_last_frames_outlive_it() 
         for n in range(1, 6):
             in_thread(kept[n].release).join()  # any thread may release
             kept += grabbed(camera, 1)
-        assert camera.to_the_end() == []
-        assert camera.camera.state().state == "ENDED"
+        assert (camera.to_the_end(), camera.camera.state().state) == ([], "ENDED")
     for frame in kept[6:]:
         frame.release()  # also once the process is gone
         assert shown_by(frame) == frame.stamp.frame_id
@@ -284,8 +283,7 @@ def test_a_frame_in_time_that_the_line_has_not_read_keeps_its_part(then: str) ->
             camera.trigger("P-2")
             assert (camera.answer_to("P-2").reason, camera.alarms) == ("stopping", [])
         reason, shows = (None, 1) if then == "reads it late" else ("stopped", None)
-        assert camera.parts == [("P-1", reason, shows)]
-        assert camera.seen[0].stamp.frame_id == 1
+        assert (camera.parts, camera.seen[0].stamp.frame_id) == ([("P-1", reason, shows)], 1)
 
 
 def test_an_ended_camera_refuses_triggers_and_reports_every_part() -> None:
@@ -295,5 +293,4 @@ def test_an_ended_camera_refuses_triggers_and_reports_every_part() -> None:
         camera.to_the_end()
         assert camera.parts == [("P-1", None, 1), ("P-2", "no_frame", None)]
         camera.trigger("P-3")
-        assert camera.answer_to("P-3").reason == "camera_dead"
-        assert camera.alarms == []
+        assert (camera.answer_to("P-3").reason, camera.alarms) == ("camera_dead", [])

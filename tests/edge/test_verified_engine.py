@@ -211,8 +211,7 @@ def test_bf16_is_really_bf16_or_refused(all_three: Bundle) -> None:
         assert "this processor has no bf16" in str(error)  # noqa: PT017  (either way is right)
         return
     assert engine.precision == "bf16"
-    off = RIGHT.differences(*infer(engine, RIGHT.tiles))
-    assert 1e-4 < off["map"] < 0.02, "numbers were rounded to 8 bits"
+    assert 1e-4 < RIGHT.differences(*infer(engine, RIGHT.tiles))["map"] < 0.02, "numbers were rounded to 8 bits"
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
@@ -337,7 +336,6 @@ def test_the_service_caches_its_graph_for_systemd(tmp_path: Path, bundle: Bundle
     line = write_line(tmp_path, bundle.path, address, FRAMES, "[engine]\nthreads = 1")
     with running(line, address, env={"CACHE_DIRECTORY": str(cache)}) as run:
         assert [event.verdict for event in run.until_stopped().verdicts] == ["GOOD", "GOOD", "DEFECT"]
-        assert run.exit_code() == 0
         assert "WARNING" not in run.process.log()
     graphs = stored(cache)
     assert len(graphs) == 1

@@ -149,8 +149,7 @@ def test_everything_but_the_login_and_healthz_needs_the_token_or_the_cookie_of_a
             next_message(viewer, "state")
         for tried, status in ((content, 200), (content[:-1], 401), (f"{content}é", 401), (TOKEN, 401), ("", 401)):
             assert served.get("/api/state", Cookie=f"{name}={tried}").status == status, tried
-    other = WebConfig(token_file=token_file(tmp_path / "other", TOKEN[::-1]))
-    with page(web=other, only_local=False) as served:
+    with page(web=WebConfig(token_file=token_file(tmp_path / "other", TOKEN[::-1])), only_local=False) as served:
         assert served.get("/api/state", Cookie=f"heatline-{served.port}={content}").status == 401, "a new token"
 
 
@@ -188,8 +187,7 @@ def test_from_another_machine_only_people_whose_keys_have_the_role_change_someth
         assert statuses(Authorization=f"Bearer {TOKEN}") == [200, 400], "somebody at this machine"
         for wrong in (code, make_code(eve, line.public), make_code(ada, eve.public), code[:-4], "", "é", "A" * 96):
             assert log_in(served, wrong, **far).status == 401, wrong
-        changed = as_ada["Cookie"].replace("person=", "person=A")
-        assert statuses(**{**far, "Cookie": changed}) == [401, 401]
+        assert statuses(**{**far, "Cookie": as_ada["Cookie"].replace("person=", "person=A")}) == [401, 401]
         restarted = Logins(line, allowed, lambda: clock.now_s + 5)
         assert restarted.cookie_for(make_code(bob, line.public)) is None, "it may have been used before"
         late = make_code(ada, line.public)
@@ -364,8 +362,7 @@ def test_readyz_says_why_not_in_words() -> None:
         clock.now_s += 5
         assert is_ready() == (503, "unreachable")
         memory.add_status(a_status(state="STOPPED"))
-        assert is_ready() == (503, "stopped")
-        assert served.get("/healthz").status == 200
+        assert (is_ready(), served.get("/healthz").status) == ((503, "stopped"), 200)
 
 
 def test_the_scores_of_a_camera_have_their_threshold_and_what_it_is_known_to_miss(tmp_path: Path) -> None:
@@ -524,8 +521,7 @@ def test_what_cannot_be_marked_is_refused_in_a_sentence_and_never_reaches_the_li
             assert answer.status == 400, answer.body
             assert "this is not a request for /api/marks" in answer.json["error"]
         assert came == []
-        own = {"Origin": f"http://127.0.0.1:{served.port}"}
-        assert (mark(served, headers=own).status, len(came)) == (200, 1)
+        assert (mark(served, headers={"Origin": f"http://127.0.0.1:{served.port}"}).status, len(came)) == (200, 1)
 
 
 ROOT = Path(__file__).parents[2]

@@ -160,8 +160,7 @@ def test_flat_constant_or_too_few_maps_are_not_called_stuck() -> None:
     blank = noise(3, 14, 400)
     blank[100:] = -6
     blank[100:, 0, 0] += 0.01  # all of these peak in the same cell
-    assert check_maps(blank).warnings == []
-    assert effective_tiles(blank) == pytest.approx(100, abs=15)
+    assert (check_maps(blank).warnings, effective_tiles(blank)) == ([], pytest.approx(100, abs=15))
     few = noise(4, 14, gate.ENOUGH_TILES - 1)
     few[:, 3, 3] += 20
     for maps in (few, np.full((99, 14, 14), -3, np.float32), np.empty((0, 14, 14), np.float32)):

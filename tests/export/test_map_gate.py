@@ -208,8 +208,7 @@ def test_good_tiles_come_from_good_or_clean_parts(images: list[LabelledImage], m
 
 
 def tiles_of(image: LabelledImage) -> NDArray[np.uint8]:
-    inputs = cut_frame(image, FRAME_GRID)
-    return inputs[0]
+    return cut_frame(image, FRAME_GRID)[0]
 
 
 @given(groups=st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=30))

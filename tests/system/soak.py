@@ -10,10 +10,10 @@ from argparse import Namespace
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import StatisticsError, linear_regression
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.wire.events import Account, AlarmEvent, Event, StatusEvent, VerdictEvent
@@ -72,17 +72,12 @@ def slope(frames: Sequence[float], values: Sequence[float]) -> Slope | None:
         return None
     x, y = np.asarray(frames, np.float64), np.asarray(values, np.float64)
     blocks = zip(np.array_split(x, BLOCKS), np.array_split(y, BLOCKS), strict=True)
-    slopes = np.array([_least_squares(*block) for block in blocks])
-    if not np.isfinite(slopes).all():
+    try:
+        slopes = np.array([linear_regression(*block).slope for block in blocks])
+    except StatisticsError:
         return None  # no frame came within a block
     mean, error = slopes.mean(), slopes.std(ddof=1) / np.sqrt(BLOCKS)
     return Slope(per_frame=float(mean), upper_95=float(mean + T_95 * error), of_blocks=slopes.tolist())
-
-
-def _least_squares(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
-    apart = x - x.mean()
-    spread = float(apart @ apart)
-    return float(apart @ y) / spread if spread else float("nan")
 
 
 class SoakRun(msgspec.Struct, frozen=True, kw_only=True):

@@ -55,5 +55,4 @@ def test_a_signal_ends_a_run_with_its_clean_up(bundle: Bundle, number: signal.Si
         finally:
             over.append(True)
 
-    assert code_of(measure, bundle, None) == 130
-    assert over == [True]
+    assert (code_of(measure, bundle, None), over) == (130, [True])

@@ -9,12 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from heatline.edge import __version__ as VERSION
 from tests.systemd.machines import NEXT_VERSION, LinePc
-
-ROOT = Path(__file__).parents[2]
-INSTALLED = re.search(r'__version__ = "(.+)"', (ROOT / "edge" / "__init__.py").read_text())
-assert INSTALLED is not None
-VERSION = INSTALLED[1]
 
 
 @pytest.fixture
@@ -75,8 +71,7 @@ def test_the_archive_holds_every_listed_file_unchanged(package: Path, tmp_path: 
 def test_files_installed_from_a_read_only_stick_have_their_places_owners_and_modes(pc: LinePc, package: Path) -> None:
     pc.sh(f"mkdir '/mnt/USB STICK' && mount --bind '{package}' '/mnt/USB STICK'")
     pc.sh("mount -o remount,bind,ro,noexec '/mnt/USB STICK'")
-    output = pc.sh("umask 077; cd / && sh 'mnt/USB STICK/install.sh'")
-    assert f"heatline {VERSION} is active" in output
+    assert f"heatline {VERSION} is active" in pc.sh("umask 077; cd / && sh 'mnt/USB STICK/install.sh'")
     assert pc.sh("readlink /opt/heatline/current") == VERSION
     assert pc.sh("! readlink /opt/heatline/previous && echo none") == "none"
     made = "/etc/heatline /etc/heatline/trusted /etc/heatline/keys /etc/heatline/keys/allowed"

@@ -1,6 +1,5 @@
 """Evaluation of runs and of bundles: figures that can be counted by hand, its parts, warnings and files."""
 
-import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -27,7 +26,7 @@ from heatline.train.evaluation.evaluated import open_model
 from heatline.train.evaluation.result import read_evaluation
 from heatline.train.evaluation.scoring import Figures
 from heatline.train.models.vit import FUSIONS
-from tests.command import complaint, heatline
+from tests.command import complaint, heatline, run_json
 from tests.conftest import write_picture
 from tests.golden import assert_golden
 from tests.small_bundle import GAIN, bundle_in, dark_square, parts_of, white_frame
@@ -88,9 +87,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def reported(*arguments: str | Path) -> dict[str, Any]:
-    done = run(*arguments, "--json")
-    assert done.returncode == 0, done.stderr
-    (evaluation,) = json.loads(done.stdout)["evaluations"]
+    (evaluation,) = run_json("evaluate", *arguments)["evaluations"]
     return evaluation
 
 
@@ -354,8 +351,7 @@ def test_rates_of_ten_groups_or_more_have_intervals(tmp_path: Path, bundle: Bund
 
 def test_every_frame_is_stored_with_its_name_and_the_lines_answer(tmp_path: Path, bundle: Bundle) -> None:
     """The figures count the same frames; pictures of them are drawn only into a folder."""
-    data = grouped(tmp_path / "data")
-    evaluation = evaluate_model(bundle.path, data, folder=tmp_path / "out")
+    evaluation = evaluate_model(bundle.path, grouped(tmp_path / "data"), folder=tmp_path / "out")
     assert read_evaluation(tmp_path / "out") == evaluation
     frames, threshold = evaluation.frames, evaluation.calibration.score_threshold
     assert [frame.image for frame in frames] == [f"images/{stem}.png" for stem in ("a1", "a2", "b1", "b2", "c1", "c2")]
@@ -373,8 +369,7 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
     """Two frames are black: a good and a defective one. The line gives them no verdict."""
     data, white = grouped(tmp_path / "data"), white_frame((224, 446))
     seen = [Appearance((224, 446), ImageStatistics.of(frame), None) for frame in (white, dark_square(white, 80, 80))]
-    plausible = fit_plausibility(seen).plausible
-    calibration = msgspec.structs.replace(bundle.manifest.calibration, plausible=plausible)
+    calibration = msgspec.structs.replace(bundle.manifest.calibration, plausible=fit_plausibility(seen).plausible)
     manifest = msgspec.structs.replace(bundle.manifest, calibration=calibration)
     knowing = write_bundle(tmp_path / "knowing", manifest, parts_of(bundle))
     for stem in ("a2", "b1"):
@@ -396,9 +391,8 @@ def test_several_models_are_reported_in_a_new_folder(tmp_path: Path, bundle: Bun
     data, out, file = grouped(tmp_path / "data"), tmp_path / "report", tmp_path / "file"
     models = [Path(shutil.copytree(bundle.path, tmp_path / name / "boards")) for name in ("first", "second")]
     assert run(*models, "--data", tmp_path / "nowhere", "--out", out).returncode == InputError.exit_code
-    done = run(*models, "--data", data, "--out", out, "--study", "--json")  # a corrected command can be given again
-    assert done.returncode == 0, done.stderr
-    first, second = json.loads(done.stdout)["evaluations"]
+    # A corrected command can be given again.
+    first, second = run_json("evaluate", *models, "--data", data, "--out", out, "--study")["evaluations"]
     assert first["figures"] == second["figures"]
     assert sorted(path.parent.name for path in out.rglob("evaluation.json")) == ["first-boards", "second-boards"]
     assert "Comparison with the study" in (out / "report.html").read_text()

@@ -116,7 +116,6 @@ def evaluation(
 def answers(seed: int = 0, defective: int = 20, good: int = 40, groups: Sequence[str] = ()) -> list[FrameAnswer]:
     """Return frames with random scores, alternating between the groups; two of three defects of each are hit."""
     rng = np.random.default_rng(seed)
-    scores = [*rng.normal(4, 3, defective), *rng.normal(-2, 2, good)]
     return [
         FrameAnswer(
             image=f"{'bad' if at < defective else 'good'}/{at:03}.png",
@@ -127,7 +126,7 @@ def answers(seed: int = 0, defective: int = 20, good: int = 40, groups: Sequence
             hit=2 if at < defective else 0,
             false_regions=0,
         )
-        for at, score in enumerate(scores)
+        for at, score in enumerate([*rng.normal(4, 3, defective), *rng.normal(-2, 2, good)])
     ]
 
 
@@ -645,8 +644,7 @@ def test_rows_are_ranked_and_the_best_marked_if_they_rest_on_the_same_folds() ->
 def test_pictures_are_the_same_by_their_groups_or_without_groups_by_their_part(
     first: dict[str, Any], second: dict[str, Any], is_same: bool
 ) -> None:
-    pictures = only_set(evaluation(subject("a", **first)), evaluation(subject("b", **second)))
-    assert (pictures.mismatch == "") == is_same
+    assert (only_set(evaluation(subject("a", **first)), evaluation(subject("b", **second))).mismatch == "") == is_same
 
 
 @pytest.mark.parametrize(

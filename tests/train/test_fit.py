@@ -4,7 +4,6 @@ Tests import `whole_network` themselves: with it Lightning, which takes seconds 
 """
 
 import itertools
-import json
 import math
 import os
 import re
@@ -30,7 +29,7 @@ from heatline.train.compose import compose, read_config, write_config
 from heatline.train.config import TrainConfig
 from heatline.train.fit import fit
 from heatline.train.run import RunFolder, Split, load_run, split_by_fractions, split_by_name
-from tests.command import complaint, heatline
+from tests.command import complaint, heatline, run_json
 from tests.train.blobs import draw_blobs, sort_tiles
 from tests.train.trained import NAMED_SPLIT, SMALL, metrics_of
 
@@ -191,8 +190,8 @@ def test_a_finished_run_is_neither_overwritten_nor_trained_again(run: RunFolder,
     again = heatline("train", f"data={blobs}", f"out={run.folder}", *SMALL, *NAMED_SPLIT)
     assert again.returncode == ConfigError.exit_code
     assert "already holds a run; continue it with resume=true, or choose another folder" in complaint(again)
-    resumed = heatline("train", f"out={run.folder}", "resume=true", "--json")
-    assert json.loads(resumed.stdout) == {"run": str(run.folder)} | msgspec.to_builtins(run.read_summary())
+    resumed = run_json("train", f"out={run.folder}", "resume=true")
+    assert resumed == {"run": str(run.folder)} | msgspec.to_builtins(run.read_summary())
     assert run.last.stat().st_mtime_ns == before
     moved = RunFolder(shutil.copytree(run.folder, tmp_path / "run"))  # whose pictures are gone
     moved.config.write_text(moved.config.read_text().replace(str(blobs), str(tmp_path / "gone")))

@@ -1,7 +1,6 @@
 """Models: maps and logits compared with slow references, their weights, and `heatline models`."""
 
 import copy
-import json
 import math
 from collections.abc import Callable
 from importlib.metadata import distribution
@@ -45,7 +44,7 @@ from heatline.train.models.dense import (
 from heatline.train.models.explained import NEAREST, ExplainedClassifier, Novelty, concatenate_cells, pool
 from heatline.train.models.vit import FUSIONS, RolloutClassifier, attend, class_token_row, discard_lowest, fuse_heads
 from heatline.train.models.weights import load_pretrained
-from tests.command import complaint, heatline
+from tests.command import complaint, heatline, run_json
 from tests.toy_vit import ToyViT
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -393,9 +392,7 @@ def test_a_network_that_cannot_be_explained_is_refused_with_the_reason(
     "names", [["mobilenetv3_large", "vit_tiny_patch16_224"], pytest.param([], marks=pytest.mark.long)]
 )
 def test_the_command_shows_models_and_the_studys_figure(names: list[str]) -> None:
-    shown = heatline("models", *names, "--json")
-    assert shown.returncode == 0, shown.stderr
-    rows = {row["name"]: row for row in json.loads(shown.stdout)["models"]}
+    rows = {row["name"]: row for row in run_json("models", *names)["models"]}
     assert sorted(rows) == sorted(names or [*EIGHT, *DENSE_MODELS])
     of_study = {"efficientnetv2_s": 8.37, "mobilenetv3_large": 0.22, "vit_tiny_patch16_224": 1.30,
                 "deit_tiny_patch16_224": 1.08}  # fmt: skip
@@ -443,8 +440,7 @@ def test_features_are_those_of_strides_4_8_and_16_and_the_map_is_of_stride_8(
     logits, maps, cells = model.with_features(tiles(3, side))
     torch.testing.assert_close((logits, maps), model(tiles(3, side)), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits, maps.flatten(1).sort().values[:, -16:].mean(1), rtol=1e-5, atol=1e-5)
-    extracted = TileFeatures(model, side)(tiles(3, side))
-    torch.testing.assert_close(model.head(extracted), maps, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.head(TileFeatures(model, side)(tiles(3, side))), maps, rtol=1e-5, atol=1e-5)
     expected = features[2].reshape(3, channels[2], 3, 2, 3, 2).mean(dim=(3, 5)).permute(0, 2, 3, 1)
     assert tuple(expected.shape[1:]) == model.cells_shape(side)
     torch.testing.assert_close(cells, expected, rtol=1e-5, atol=1e-5)
@@ -542,8 +538,7 @@ def test_a_head_adds_the_distance_of_each_cell_of_stride_16(seed: int, gain: flo
 @torch.no_grad()
 def test_a_model_with_novelty_is_loaded_and_exported_as_it_is() -> None:
     model, again = built(), built(seed=1)
-    features = model.features(tiles(8))
-    cells = concatenate_cells(features, model.head.strides).permute(0, 2, 3, 1).flatten(0, 2).numpy()
+    cells = concatenate_cells(model.features(tiles(8)), model.head.strides).permute(0, 2, 3, 1).flatten(0, 2).numpy()
     plain = model(tiles(3))[1]
     model.head.novelty = Novelty.of(cells)
     model.head.novelty.weigh(0.5, 2.0)
@@ -554,5 +549,4 @@ def test_a_model_with_novelty_is_loaded_and_exported_as_it_is() -> None:
     torch.testing.assert_close(again.eval()(tiles(3)), (logits, maps))
     session = onnxruntime.InferenceSession(to_graphs(model, 64).onnx)
     for count in (1, 3):
-        found = session.run(None, {"tiles": tiles(count).numpy()})
-        np.testing.assert_allclose(found[1], maps[:count], atol=1e-3)
+        np.testing.assert_allclose(session.run(None, {"tiles": tiles(count).numpy()})[1], maps[:count], atol=1e-3)

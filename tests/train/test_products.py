@@ -74,8 +74,7 @@ def test_products_train_as_alone_though_a_worker_is_killed_and_one_fails(
     assert re.search(r"dials failed \(.*labels.*\); correct that, then give the same command again", complaint(done))
     assert log_of(boards).read_text().count("with 1 processor\n") == 2, "it was started twice"
     assert_trained_as_alone(boards, products / "boards", tiny, tmp_path / "boards")
-    rows = re.findall(r"^ *(dials|boards)\b", done.stdout, re.MULTILINE)
-    assert rows == ["dials", "boards"], "the worst is first"
+    assert re.findall(r"^ *(dials|boards)\b", done.stdout, re.MULTILINE) == ["dials", "boards"], "the worst is first"
 
     shutil.rmtree(products / "dials")
     before = boards.best.stat().st_mtime_ns

@@ -217,8 +217,7 @@ def work(on: "Study", lines: list[str] | None = None) -> "StudyStatus":
 
 def times(out: Path) -> dict[Path, int]:
     """Return the time of each checkpoint and evaluation of a folder."""
-    files = (*out.rglob("*.ckpt"), *out.rglob(FILE))
-    return {file: file.stat().st_mtime_ns for file in files}
+    return {file: file.stat().st_mtime_ns for file in (*out.rglob("*.ckpt"), *out.rglob(FILE))}
 
 
 @pytest.fixture(scope="module")
@@ -313,8 +312,7 @@ def test_a_finished_study_has_all_results_and_is_not_repeated(data: Path, finish
         assert Path(name).name in (finished / "report" / "tables.md").read_text()
     evaluation = read_evaluation(finished / SECOND / "evaluation")
     for name in ("precision", "recall", "f1", "jaccard", "accuracy", "pointing", "pointing_gated"):
-        own = evaluation.figures[f"study.{name}"]
-        assert evaluation.figures[f"max.{name}"] == pytest.approx(own, abs=1e-4), name
+        assert evaluation.figures[f"max.{name}"] == pytest.approx(evaluation.figures[f"study.{name}"], abs=1e-4), name
         assert f"min.{name}" in evaluation.figures
     before, lines = times(finished), list[str]()
     assert {run.state for run in work(study(data, finished), lines).runs} == {"evaluated"}
@@ -364,8 +362,7 @@ def test_a_stopped_study_continues_and_leaves_a_run_that_another_works_on(
         assert [run.state for run in work(on, lines).runs] == ["evaluated", "half done"]
     before = times(out / FIRST)
     assert {run.state for run in work(on, lines).runs} == {"evaluated"}
-    assert lines[0] == f"{SECOND}: continuing"
-    assert times(out / FIRST) == before
+    assert (lines[0], times(out / FIRST)) == (f"{SECOND}: continuing", before)
     for run in (FIRST, SECOND):
         assert metrics_of(RunFolder(out / run)) == metrics_of(RunFolder(finished / run))
 

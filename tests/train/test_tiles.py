@@ -372,8 +372,7 @@ def test_each_part_of_a_draw_holds_its_kind_of_sample_of_trained_groups(seed: in
 @pytest.mark.parametrize(("bags", "share"), [(2, 0.1), (20, 1.0), (30, 1.0)])
 def test_few_bags_among_many_marked_tiles_are_drawn_rarely(bags: int, share: float) -> None:
     tiles = tiles_of([LabelKind.GOOD, *[LabelKind.MASKED] * 20, *[LabelKind.BAGGED] * bags], [0] * (21 + bags))
-    samples = samples_of(tiles, np.zeros((len(tiles), 1, 1)))
-    sampler = Sampler(samples, np.ones(1, np.bool_), recipe_with(bags=4), 0)
+    sampler = Sampler(samples_of(tiles, np.zeros((len(tiles), 1, 1))), np.ones(1, np.bool_), recipe_with(bags=4), 0)
     drawn = sum(len(sampler.draw(step).bags) for step in range(500)) / 500
     assert drawn == pytest.approx(4 * share, rel=0.15)
 
@@ -381,8 +380,7 @@ def test_few_bags_among_many_marked_tiles_are_drawn_rarely(bags: int, share: flo
 def test_the_odds_count_tiles_with_marked_defects_and_whole_pictures_against_good_tiles() -> None:
     known = [LabelKind.GOOD] * 8 + [LabelKind.MASKED, LabelKind.BOXED] + [LabelKind.BAGGED] * 3
     tiles = tiles_of(known, [0] * 13, [*range(10), 10, 10, 11])
-    samples = samples_of(tiles, np.zeros((13, 1, 1)), [(0, 1, np.ones((1, 1)))])
-    assert samples.log_odds == pytest.approx(np.log(4 / 8))
+    assert samples_of(tiles, np.zeros((13, 1, 1)), [(0, 1, np.ones((1, 1)))]).log_odds == pytest.approx(np.log(4 / 8))
 
 
 @pytest.mark.parametrize(
@@ -498,8 +496,7 @@ def test_a_copy_of_a_defective_tile_keeps_a_defect_and_one_of_a_good_tile_has_no
     plan = pictures.planned(recipe=recipe)
     for sample in plan:
         frame, own = int(tiles.table.frame[sample.row]), int(tiles.table.defect_px[sample.row])
-        by = np.subtract(sample.yx, pictures.tile(sample.row).yx)
-        assert np.abs(by).max() <= recipe.jitter_px
+        assert np.abs(np.subtract(sample.yx, pictures.tile(sample.row).yx)).max() <= recipe.jitter_px
         assert (np.array(sample.yx) >= 0).all()
         assert (np.add(sample.yx, TILE_PX) <= store.frame_hw(frame)).all()
         defect_px = int(store.mask_tile(frame, *sample.yx, TILE_PX).sum())

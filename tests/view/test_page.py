@@ -91,8 +91,7 @@ def newest_defect(browser: Browser) -> str:
 
 def test_a_new_defect_arrives_with_its_picture_heatmap_and_outline(browser: Browser, view: View) -> None:
     browser.open(view.url)
-    shown = picture_id(next_defect(view.run))
-    browser.until(f"window.seen.verdicts[{shown!r}]")
+    browser.until(f"window.seen.verdicts[{picture_id(next_defect(view.run))!r}]")
     browser.until("window.seen.words.includes('DEFECT')")
     # One script looks at everything: at any moment the next frame, a GOOD one, takes this one's place.
     width, opaque, corner = browser.until(
@@ -457,8 +456,7 @@ def test_b_shows_the_reference_and_why_shows_it_beside_the_region(browser: Brows
         browser.until(f"getComputedStyle({shown}.querySelector('.reference')).opacity === '0'")
         browser.leave()
         memory.add_picture(picture(marked(2, pose=pose, product=None, frame_hw=CHANGED.shape[:2]), CHANGED))
-        of_another_bundle = served_page.get("/api/pictures/01234567-top-2").json
-        assert of_another_bundle["has_reference"] is False
+        assert served_page.get("/api/pictures/01234567-top-2").json["has_reference"] is False
 
 
 KEPT = "document.querySelector('#collecting td[data-label={}]')?.innerText === '{}'"

@@ -124,8 +124,7 @@ def lines_of(
         cameras = {side: {**camera, "trigger": trigger} for side in ("left", "right")}
         # Without a socket for commands, no camera may wait for a trigger.
         commands = f'[commands]\nbind = "ipc://{folder}/{name}/commands"'
-        all_tables = f"{tables}\n{ALL_GOOD}{commands}"
-        file = write_line_with(folder / name, bundle.path, events.local, cameras, all_tables)
+        file = write_line_with(folder / name, bundle.path, events.local, cameras, f"{tables}\n{ALL_GOOD}{commands}")
         # A line that is started again inspects at once, whether it has a subscriber or not.
         file.write_text(file.read_text().replace("wait_for_subscriber_s = 60\n", ""))
         env = {"STATE_DIRECTORY": str(state)}

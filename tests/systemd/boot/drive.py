@@ -79,8 +79,7 @@ def start() -> dict[str, Any]:
     at_ready = line.show()
     until_it_inspects(0)
     until("STATUS of a running line", lambda: line.show()["StatusText"].startswith("READY: running"))
-    uid = Path(f"/proc/{line.pid()}").stat().st_uid
-    return {"at_ready": at_ready, "shown": line.show(), "uid": uid, **ended}
+    return {"at_ready": at_ready, "shown": line.show(), "uid": Path(f"/proc/{line.pid()}").stat().st_uid, **ended}
 
 
 def page() -> dict[str, Any]:
@@ -118,8 +117,7 @@ def stop() -> dict[str, Any]:
     mark = events.mark()
     ended = line.systemctl("stop")
     events.until("the status STOPPED", lambda event: event.get("state") == "STOPPED", mark)
-    shown = line.show()
-    return {"shown": shown, **ended}
+    return {"shown": line.show(), **ended}
 
 
 def start_with_nonsense() -> dict[str, Any]:
@@ -156,14 +154,9 @@ def _reload(edit: Callable[[str], str], back: bool = False) -> dict[str, Any]:
 
 def _changed(mark: int, pid: int) -> dict[str, Any]:
     """Wait for the change event and for later verdicts of all cameras; return the result."""
-    change = events.until("the change event", _is_change, mark)
+    change = events.until("the change event", lambda event: bool(event["type"] == "change"), mark)
     until_it_inspects(events.mark())
-    shown = line.show()
-    return {"change": change, "same_process": line.pid() == pid, "shown": shown}
-
-
-def _is_change(event: Event) -> bool:
-    return bool(event["type"] == "change")
+    return {"change": change, "same_process": line.pid() == pid, "shown": line.show()}
 
 
 def bridges() -> dict[str, Any]:
@@ -201,8 +194,7 @@ def stitching_hangs() -> dict[str, Any]:
     before, mark, logged = line.restarts(), events.mark(), len(line.journal())
     HANG.touch()
     until("the watchdog", lambda: any(WATCHDOG_RESULT in entry for entry in line.journal()[logged:]))
-    result = _started_again(before, mark)
-    return {**result, "journal": line.journal()[logged:]}
+    return {**_started_again(before, mark), "journal": line.journal()[logged:]}
 
 
 def _has_stuck_frames(event: Event) -> bool:

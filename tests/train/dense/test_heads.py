@@ -130,8 +130,7 @@ def task(how: str, folder: Path) -> Task:
 def test_a_head_learns_which_cells_are_defective(tmp_path: Path, how: str, bf16: bool, least: float) -> None:
     on = task(how, tmp_path)
     maps = on.predict(on.train(recipe_with(), bf16=bf16))
-    area = auroc(maps.ravel().astype(np.float64), on.truth.ravel() > 0, np.ones(maps.size))
-    assert area > least
+    assert auroc(maps.ravel().astype(np.float64), on.truth.ravel() > 0, np.ones(maps.size)) > least
     assert maps[16:].max() < maps[:16].max(axis=(1, 2)).min()
 
 
@@ -406,8 +405,7 @@ def test_every_group_is_in_one_fold_and_no_fold_stays_empty(seed: int, groups: i
     chances = 0.1 ** np.arange(kinds)[::-1]  # each sample is of one kind; the last is the most common
     weight = np.eye(kinds)[rng.choice(kinds, len(group), p=chances / chances.sum())]
     fold_of = assign_folds(group, weight, folds, seed)
-    assert fold_of.shape == (groups,)
-    assert set(fold_of.tolist()) == set(range(min(groups, folds)))
+    assert (fold_of.shape, set(fold_of.tolist())) == ((groups,), set(range(min(groups, folds))))
     order = rng.permutation(len(group))  # the order of samples does not matter
     assert np.array_equal(fold_of, assign_folds(group[order], weight[order], folds, seed))
 
