@@ -147,7 +147,7 @@ def test_frames_of_tolerated_regions_are_good(bundle: Bundle, caplog: pytest.Log
             [told["extent_um"] / 1e3, told["area_um2"] / 1e6, told["error_um"] / 1e3, told["tolerated"]], 1e-4
         )
     )
-    assert row_of(good)["longest_mm"] == longest.extent + longest.error
+    assert row_of(good)["longest_mm"] == longest.extent
     with caplog.at_level(logging.WARNING):
         assert [event(scale=other, ignore_below_mm=1000.0).verdict for _ in range(2)] == ["DEFECT"] * 2
     assert len([each for each in caplog.messages if "700x500 px get no mm" in each]) == 1
