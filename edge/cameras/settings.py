@@ -4,7 +4,9 @@ import os
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
+import cv2
 import msgspec
+import numpy as np
 from msgspec import Meta
 
 from heatline.edge.colour import PixelFormat
@@ -78,6 +80,11 @@ class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def region_of_interest(self) -> RegionOfInterest:
         return RegionOfInterest.from_polygons(self.roi, self.exclude)
+
+    def zone_at(self, xy: tuple[int, int]) -> Zone | None:
+        """Return the zone that counts for a region whose peak is at this px; None: it lies outside of all."""
+        within = (one for one in self.zones if cv2.pointPolygonTest(np.array(one.polygon, np.int32), xy, False) >= 0)
+        return next(within, None)
 
     @property
     def triggered(self) -> Trigger:

@@ -4,7 +4,6 @@ import logging
 from dataclasses import dataclass, replace
 from functools import cache
 
-import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
@@ -144,9 +143,7 @@ def measured(judgement: Judgement, camera: CameraSettings, evidence: float) -> J
         if region.score < evidence:
             regions.append(region)
             continue
-        mm, peak = scale.measure(region), region.peak_xy
-        zones = (one for one in camera.zones if cv2.pointPolygonTest(np.array(one.polygon, np.int32), peak, False) >= 0)
-        limit = next(zones, camera).ignore_below_mm or 0.0
+        mm, limit = scale.measure(region), (camera.zone_at(region.peak_xy) or camera).ignore_below_mm or 0.0
         regions.append(msgspec.structs.replace(region, mm=mm, tolerated=mm.extent + mm.error < limit))
     is_tolerated = regions and all(region.tolerated for region in regions)
     return replace(judgement, regions=regions, verdict="GOOD" if is_tolerated else judgement.verdict)

@@ -1,6 +1,7 @@
 """Answers requests of the page and of other programs, as docs/view.md describes."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable
 from functools import cached_property, lru_cache, partial
@@ -25,7 +26,7 @@ from heatline.edge.monitor.activation import activate
 from heatline.edge.monitor.held_picture import HeldPicture, References, jpeg_of, open_stored, picture_id
 from heatline.edge.monitor.login import PERSON
 from heatline.edge.monitor.marks import Review, mark_of
-from heatline.edge.monitor.memory import HISTORY_SECONDS, ROWS, Memory, describe, readiness, row_of
+from heatline.edge.monitor.memory import HISTORY_SECONDS, ROWS, Memory, describe, readiness, row_of, tolerance_of
 from heatline.edge.monitor.metrics import Metrics
 from heatline.edge.monitor.pictures import Picture, add_mark
 from heatline.edge.monitor.recorder import encode_frame
@@ -169,11 +170,13 @@ class Api:
         if camera not in cameras:
             raise HTTPException(404, f"there is no camera {camera[:64]!r}; expected one of {', '.join(cameras)}")
         rows = self._memory.scores(camera, _number(request, "n", 1000, 1, ROWS))
-        threshold = rows[-1]["score_threshold"] if rows else None
+        threshold, settings = rows[-1]["score_threshold"] if rows else None, None
+        with contextlib.suppress(HeatlineError):  # the line reports what is wrong with its file
+            settings = next((one for one in load_config(self._file).cameras if one.name == camera), None)
         answer = {
             "scores": [row["frame_score"] for row in rows],
-            "verdicts": [row["verdict"] for row in rows],
-            "longest_mm": [row["longest_mm"] for row in rows],
+            "tolerated_above_mm": [tolerance_of(row, settings) for row in rows],
+            "ignore_below_mm": settings and settings.ignore_below_mm,
             "score_threshold": threshold,
             "missed": self._missed(self._memory.status, threshold),
             "from_ns": rows[0]["at_ns"] if rows else None,
@@ -252,8 +255,13 @@ class Api:
     def _report(self, request: Request) -> tuple[dict[str, Any], Tally]:
         asked = request.query_params
         scope = Scope.parse(**{key: asked[key] for key in Scope._fields if asked.get(key)})
-        with JournalReader.open_file(self._journal) as reader:
-            return make_report(reader, scope)
+        try:
+            with JournalReader.open_file(self._journal) as reader:
+                return make_report(reader, scope)
+        except HeatlineError as problem:  # who looks need not know this PC's folders
+            sentence = str(problem).replace(f"journal {self._journal}", "journal")
+            problem.args = (sentence.replace(str(self._journal), "the journal"),)
+            raise
 
     def _exchange(self, wanted: ExchangeRequest, *, back: bool) -> dict[str, object]:
         found = compare(self._file, lambda _: None)

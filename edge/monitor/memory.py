@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from heatline.edge.cameras.settings import CameraSettings
 from heatline.edge.describe import describe_event
 from heatline.edge.drift import describe_change, describe_limits
 from heatline.edge.monitor.held_picture import HeldPicture, PictureMemory, picture_id
@@ -213,10 +214,23 @@ def row_of(event: VerdictEvent) -> Row:
         "at_ns": event.times.captured_at_ns,
         "detail": event.detail or (event.reason and in_words(event.reason)),
         "regions": len(event.regions),
-        "longest_mm": event.longest and event.longest.extent + event.longest.error,
+        "longest_mm": event.longest and event.longest.extent,
+        "measured": [(region.peak_xy, region.mm.extent + region.mm.error) for region in event.regions if region.mm],
         "picture": event.picture,
         "review": None,
     }
+
+
+def tolerance_of(row: Row, camera: CameraSettings | None) -> float | None:
+    """Return the mm above which a camera's `ignore_below_mm` makes a row GOOD; 0: its zones do so by themselves; None:
+    no limit does. Where the camera is not known, it stays as the line judged it.
+    """
+    if camera is None:
+        return 0.0 if row["verdict"] == "GOOD" and row["regions"] else None
+    found = [(camera.zone_at(peak), mm) for peak, mm in row["measured"]]
+    if not found or any(zone and mm >= (zone.ignore_below_mm or 0) for zone, mm in found):
+        return None
+    return max((mm for zone, mm in found if zone is None), default=0.0)
 
 
 def describe(memory: Memory, line: str) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def test_frames_of_tolerated_regions_are_good(bundle: Bundle, caplog: pytest.Log
     setup.inspector.thresholds = dataclasses.replace(setup.inspector.thresholds, evidence=1e3)
     unsized = event(ignore_below_mm=large + 0.01)
     assert (unsized.verdict, [each.mm for each in unsized.regions]) == ("DEFECT", [None] * len(unsized.regions))
-    assert row_of(good)["longest_mm"] == longest.extent + longest.error
+    assert row_of(good)["longest_mm"] == longest.extent
     with caplog.at_level(logging.WARNING):
         assert [event(scale=other, ignore_below_mm=1000.0).verdict for _ in range(2)] == ["DEFECT"] * 2
     assert len([each for each in caplog.messages if "700x500 px get no mm" in each]) == 1

@@ -3,7 +3,7 @@
 import { COLLECTING } from "./marks.js";
 import { Stage, drawScale } from "./stage.js";
 import { Strip } from "./strip.js";
-import { Part, cameraWords, dateAndClock, logit, make, rowWords, setShape, span, wordOf, write } from "./words.js";
+import { Part, cameraWords, dateAndClock, logit, make, rowWords, setShape, span, verdictOf, wordOf, write } from "./words.js";
 
 /** A DEFECT or NO VERDICT stays for so long before a GOOD replaces it, so that eyes can follow a fast line. */
 const HOLD_MS = 400;
@@ -104,7 +104,7 @@ export class Camera extends Part {
 
   /** Return the shape, the word and the sentence that a wall screen shows. */
   #band(lost, lostFor) {
-    const last = this.#row ? `The last verdict was ${wordOf(this.#row.verdict)}.` : "";
+    const last = this.#row ? `The last verdict was ${verdictOf(this.#row)}.` : "";
     if (lostFor) return ["NONE", "NO CONNECTION", last];
     if (this.#state?.state === "DEAD") return ["DEAD", "CAMERA DEAD", this.#state.detail ?? last];
     if (this.#state?.state === "ENDED") return ["NONE", "ENDED", last];
@@ -146,7 +146,7 @@ export class Camera extends Part {
     const facts = event
       ? [
           ["Picture", `${span((performance.now() - takenAt) / 1000)} ago`, "age"],
-          ["Its verdict", wordOf(event.verdict)],
+          ["Its verdict", verdictOf(event)],
           ...(event.bundle ? [
             ["Evidence", logit(event.frame_score)],
             ["Limit", logit(event.score_threshold)],

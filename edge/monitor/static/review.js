@@ -4,7 +4,7 @@ import { getJson } from "./live.js";
 import { Marking } from "./marking.js";
 import { KINDS, sentSymbol, sentWords } from "./marks.js";
 import { Viewer, loadPicture } from "./viewer.js";
-import { actOnPicture, clock, count, dateAndClock, keyOf, make, plural, rowWords, setShape, wordOf } from "./words.js";
+import { actOnPicture, clock, count, dateAndClock, keyOf, make, plural, rowWords, setShape, verdictOf, wordOf } from "./words.js";
 
 const LOADED = 50;
 /** Load more when so few are left. */
@@ -208,7 +208,7 @@ export class Review extends Viewer {
     this.find(".number").textContent = number;
     this.root.dataset.verdict = row?.verdict ?? "";
     setShape(this.find(".shape"), row?.verdict ?? "GOOD");
-    this.find("h2").textContent = row ? `${wordOf(row.verdict)}: ${row.camera}, frame ${row.frame_number}` : "Review";
+    this.find("h2").textContent = row ? `${verdictOf(row)}: ${row.camera}, frame ${row.frame_number}` : "Review";
     if (!row) this.#say("");
     this.find(".none").textContent = this.#nothingLeft();
     const place = this.#placeOf(row);
@@ -233,7 +233,7 @@ export class Review extends Viewer {
     const open = this.#marks.openOf(row);
     const words = open ? [make("small", { "data-state": open.state }, sentWords(open))] : [];
     const of = { "data-id": row.id, "data-verdict": row.verdict, ariaCurrent: row.id === this.#current?.id || null };
-    return this.#item(row, of, row.verdict[0], wordOf(row.verdict), ...words);
+    return this.#item(row, of, row.verdict[0], verdictOf(row), ...words);
   }
 
   #own(sent) {

@@ -21,7 +21,10 @@ export class Scores extends Part {
     this.find(".newer").onclick = () => this.load();
     this.find(".count").onchange = () => this.load();
     this.find(".camera-choice").onchange = () => this.load();
-    this.find(".reset").onclick = () => this.#try(this.#answer.score_threshold);
+    this.find(".reset").onclick = () => {
+      this.#showTolerance();
+      this.#try(this.#answer.score_threshold);
+    };
     this.find(".copy").onclick = () => this.#copy();
     this.find(".below").oninput = () => this.#try(this.#tried);
     const handle = this.find(".handle");
@@ -50,11 +53,13 @@ export class Scores extends Part {
     const query = new URLSearchParams({ camera, n: this.find(".count").value });
     const answer = await getJson(`/api/scores?${query}`);
     const isFirst = this.#answer?.score_threshold !== answer.score_threshold || this.#camera !== camera;
+    const isNewTolerance = this.#answer?.ignore_below_mm !== answer.ignore_below_mm || this.#camera !== camera;
     this.#answer = { ...answer, judged: answer.scores.filter((score) => score !== null) };
     this.#camera = camera;
     this.root.hidden = this.#answer.judged.length === 0;
     if (this.root.hidden) return;
     this.#setRange();
+    if (isNewTolerance) this.#showTolerance();
     this.#try(isFirst ? answer.score_threshold : this.#tried);
     const { missed, from_ns: from, to_ns: to } = answer;
     const judged = this.#answer.judged.length;
@@ -63,6 +68,13 @@ export class Scores extends Part {
     this.find(".missed").textContent = missed ?? "";
     this.find(".period").textContent = `${plural(judged, "frame")} from ${clock(from)} to ${clock(to)}` +
       (unjudged ? `; ${plural(unjudged, "more has", "more have")} no verdict and no score.` : ".");
+  }
+
+  /** Show the camera's own tolerance, as the line's file has it. */
+  #showTolerance() {
+    const { ignore_below_mm: below, tolerated_above_mm: above } = this.#answer;
+    this.find(".below").value = below ?? "";
+    this.find(".tolerate").hidden = below === null && above.every((mm) => mm === null);
   }
 
   #setRange() {
@@ -106,49 +118,63 @@ export class Scores extends Part {
   }
 
   #try(value) {
-    const { judged, verdicts, scores, longest_mm: longest, score_threshold: active } = this.#answer;
-    const below = this.find(".below").valueAsNumber; // NaN: as the line tolerates
-    const isTolerated = (at, limit) => longest[at] !== null && (Number.isNaN(limit) ? verdicts[at] === "GOOD" : longest[at] < limit);
-    this.find(".tolerate").hidden = longest.every((mm) => mm === null);
+    const { judged, score_threshold: active, ignore_below_mm: present } = this.#answer;
+    const { value: typed, valueAsNumber: below, validity, max } = this.find(".below"); // NaN: the field is empty
+    const isRefused = validity.badInput || below <= 0 || below > Number(max);
+    const isPresent = !isRefused && (Number.isNaN(below) ? present === null : below === present);
     const isActive = Math.abs(value - active) < 0.005;
     // What is written is what is counted: two decimals, and the line's own value in full.
     this.#tried = isActive ? active : Math.round(100 * Math.min(Math.max(value, this.#low), this.#high)) / 100;
-    const rejected = (threshold, limit = below) =>
-      scores.filter((score, at) => score !== null && score >= threshold && !isTolerated(at, limit)).length;
+    const rejected = this.#rejected(this.#tried, isRefused ? present : below);
     const handle = this.find(".handle");
     handle.style.left = `${100 * this.#share(this.#tried)}%`;
     handle.classList.toggle("at-end", this.#share(this.#tried) > 0.8);
     handle.ariaValueMin = this.#low.toFixed(2);
     handle.ariaValueMax = this.#high.toFixed(2);
     handle.ariaValueNow = this.#tried.toFixed(2);
-    handle.ariaValueText = `${logit(this.#tried)}: ${plural(rejected(this.#tried), "frame")} rejected`;
+    handle.ariaValueText = `${logit(this.#tried)}: ${plural(rejected.length, "frame")} rejected`;
     handle.querySelector("output").textContent = logit(this.#tried);
-    this.find(".outcome").replaceChildren(
-      `Of these ${plural(judged.length, "frame")}, `,
-      make("strong", {}, count(rejected(this.#tried))),
-      ` would have been rejected (now: ${count(rejected(active, NaN))}).`,
-    );
+    this.find(".outcome").classList.toggle("is-refused", isRefused);
+    this.find(".outcome").replaceChildren(...(isRefused
+      ? [`The tolerance is ${typed || "no number"}; expected more than 0 and at most ${count(max)} mm, or an empty field for none.`]
+      : [
+          `Of these ${plural(judged.length, "frame")}, `,
+          make("strong", {}, count(rejected.length)),
+          ` would have been rejected (now: ${count(this.#rejected(active, present).length)}).`,
+        ]));
     const written = Number(this.#tried.toFixed(4));
-    const tolerance = Number.isNaN(below) ? "" : `# in the [[cameras]] table of ${JSON.stringify(this.#camera)}\nignore_below_mm = ${below}\n`;
-    this.find(".lines").textContent = tolerance + (this.product === null
+    const table = `the [[cameras]] table of ${JSON.stringify(this.#camera)}`;
+    const tolerance = Number.isNaN(below) ? `# remove ignore_below_mm from ${table}\n` : `# in ${table}\nignore_below_mm = ${below}\n`;
+    this.find(".lines").textContent = isRefused ? "" : (isPresent ? "" : tolerance) + (this.product === null
       ? `[thresholds]\nscore = ${written}\n`
       : `# in the [[products]] table of ${JSON.stringify(this.product)}\nthresholds = { score = ${written} }\n`);
-    this.find(".reset").disabled = isActive;
-    this.#draw();
+    this.find(".copy").disabled = isRefused;
+    this.find(".reset").disabled = isActive && isPresent;
+    this.#draw(rejected);
   }
 
-  #draw() {
+  /** The scores that a limit rejects, beside a tolerance of the camera in mm. */
+  #rejected(threshold, below) {
+    const { scores, tolerated_above_mm: above } = this.#answer; // 0: by zones, whatever the camera tolerates
+    return scores.filter((score, at) => score !== null && score >= threshold && above[at] !== 0 && !(above[at] !== null && above[at] < below));
+  }
+
+  #draw(rejected) {
     const width = (this.#high - this.#low) / BINS;
-    const bins = new Array(BINS).fill(0);
-    for (const score of this.#answer.judged) bins[Math.min(BINS - 1, Math.floor((score - this.#low) / width))]++;
-    const tallest = Math.max(...bins);
+    const binned = (scores) => {
+      const bins = new Array(BINS).fill(0);
+      for (const score of scores) bins[Math.min(BINS - 1, Math.floor((score - this.#low) / width))]++;
+      return bins;
+    };
+    const [all, red] = [binned(this.#answer.judged), binned(rejected)];
+    const tallest = Math.max(...all);
     const bars = this.find(".bars");
     bars.setAttribute("viewBox", `0 0 ${BINS} 100`);
+    const bar = (i, height, name) => makeSvg("rect", { x: i + 0.08, width: 0.84, y: 100 - height, height, class: name });
     bars.replaceChildren(
-      ...bins.map((frames, i) => {
+      ...all.flatMap((frames, i) => {
         const height = 100 * Math.sqrt(frames / tallest);
-        const name = this.#low + (i + 0.5) * width >= this.#tried ? "rejected" : "";
-        return makeSvg("rect", { x: i + 0.08, width: 0.84, y: 100 - height, height, class: name });
+        return [bar(i, height, ""), ...(red[i] ? [bar(i, (height * red[i]) / frames, "rejected")] : [])];
       }),
     );
   }

@@ -1,7 +1,7 @@
 // The shadow bundle beside the line's own: what each rejects, the frames on which they differ, and their exchange.
 
 import { getJson, postJson } from "./live.js";
-import { Part, clock, count, make, number, plural, wordOf } from "./words.js";
+import { Part, clock, count, make, number, plural, verdictOf, wordOf } from "./words.js";
 
 export class Shadow extends Part {
   #marks;
@@ -54,7 +54,7 @@ export class Shadow extends Part {
     const { id, camera, verdict, shadow, at_ns: at, review } = row;
     const differs = verdict !== shadow.verdict;
     const said = review ? `reviewed: ${review.truth ?? "contradictory"}` : "";
-    const words = `${wordOf(verdict)} → ${wordOf(shadow.verdict)}`;
+    const words = `${verdictOf(row)} → ${wordOf(shadow.verdict)}`;
     const button = make("button", { type: "button", "data-id": id, "data-differs": String(differs) },
       make("b", {}, words), ` ${camera} · ${clock(at)}`, make("small", {}, said));
     button.onclick = () => this.#open(row);

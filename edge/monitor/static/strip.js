@@ -1,6 +1,6 @@
 // The last verdicts of a camera, the newest at the right.
 
-import { LETTERS, Part, clock, make, rowWords, wordOf } from "./words.js";
+import { LETTERS, Part, clock, isTolerated, make, rowWords, verdictOf } from "./words.js";
 
 const LENGTH = 50;
 
@@ -22,7 +22,7 @@ export class Strip extends Part {
   add(row) {
     if (this.rows.has(row.id)) return;
     const wasAtEnd = this.root.lastElementChild?.tabIndex === 0;
-    const cell = make("button", { type: "button", "data-id": row.id, "data-verdict": row.verdict, tabIndex: -1 },
+    const cell = make("button", { type: "button", "data-id": row.id, "data-verdict": row.verdict, tabIndex: -1, "data-tolerated": isTolerated(row) },
       make("span", {}, LETTERS[row.verdict]));
     this.#describe(cell, row, "");
     this.rows.set(row.id, row);
@@ -77,7 +77,7 @@ export class Strip extends Part {
   }
 
   #describe(cell, row, words) {
-    const parts = [wordOf(row.verdict), clock(row.at_ns, true), `frame ${row.frame_number}`];
+    const parts = [verdictOf(row), clock(row.at_ns, true), `frame ${row.frame_number}`];
     cell.ariaLabel = [...parts, words].filter(Boolean).join(", ");
     cell.title = [parts.join(" · "), rowWords(row), words].filter(Boolean).join("\n");
   }

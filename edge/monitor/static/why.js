@@ -3,7 +3,7 @@
 import { Marking } from "./marking.js";
 import { Viewer, loadPicture } from "./viewer.js";
 import {
-  LETTERS, clock, dateAndClock, fillFacts, keyOf, logit, make, makeSvg, number, setShape, wordOf,
+  LETTERS, clock, dateAndClock, fillFacts, keyOf, logit, make, makeSvg, number, setShape, verdictOf, wordOf,
 } from "./words.js";
 
 const CELLS_LISTED = 8;
@@ -52,7 +52,7 @@ export class Why extends Viewer {
     this.#navigation.opened(row);
     setShape(this.find(".shape"), row.verdict);
     this.root.dataset.verdict = row.verdict;
-    this.find("#why-title").textContent = `${wordOf(row.verdict)}: ${row.camera}, frame ${row.frame_number}`;
+    this.find("#why-title").textContent = `${verdictOf(row)}: ${row.camera}, frame ${row.frame_number}`;
     this.#say("");
     this.find(".earlier").disabled = !this.#navigation.neighbour(row, -1);
     this.find(".later").disabled = !this.#navigation.neighbour(row, 1);
@@ -223,7 +223,7 @@ const tileWords = ({ logit: value }, { score_threshold: limit }) =>
 
 const rowFacts = (row) => [
   ["Captured", dateAndClock(row.at_ns)],
-  ["Verdict", wordOf(row.verdict)],
+  ["Verdict", verdictOf(row)],
   ["Reason", row.detail ?? row.reason],
   ["Shadow's verdict", row.shadow && wordOf(row.shadow.verdict)],
   ["Shadow's score and threshold, logits", row.shadow && `${logit(row.shadow.frame_score)}, ${logit(row.shadow.score_threshold)}`],

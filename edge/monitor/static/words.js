@@ -2,6 +2,10 @@
 
 export const LETTERS = { GOOD: "G", DEFECT: "D", NO_VERDICT: "N" };
 export const wordOf = (verdict) => verdict.replace("_", " ");
+/** A GOOD frame has regions only if all of them are tolerated. */
+export const isTolerated = ({ verdict, regions }) => verdict === "GOOD" && (regions.length ?? regions) > 0;
+/** The verdict of a row or an event in words. */
+export const verdictOf = (row) => `${wordOf(row.verdict)}${isTolerated(row) ? ", tolerated" : ""}`;
 
 const HANDSHAKES = {
   READY: "Ready for the next part.",
@@ -62,7 +66,8 @@ export const plural = (number, one, many = `${one}s`) => `${count(number)} ${num
 export function rowWords(row) {
   if (row.verdict === "NO_VERDICT") return sentence(row.detail) || row.reason || "";
   const against = `evidence ${logit(row.frame_score)}, limit ${logit(row.score_threshold)}`;
-  return row.verdict === "DEFECT" ? `${plural(row.regions, "region")}; ${against}` : against;
+  if (!row.regions) return against;
+  return `${isTolerated(row) ? "tolerated: " : ""}${plural(row.regions, "region")}; ${against}`;
 }
 
 /** Create an element with properties, attributes of `data-` and ARIA, and children. */
