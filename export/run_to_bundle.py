@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from heatline.edge import __version__
-from heatline.edge.bundle import Bundle, Calibration, GoldenTiles, Manifest, write_bundle
+from heatline.edge.bundle import Bundle, Calibration, Manifest, write_bundle
 from heatline.edge.bundle.manifest import (
     PRODUCT_TILES,
     SCHEMA,
@@ -38,7 +38,7 @@ from heatline.export.onnx_graph import to_graphs
 from heatline.export.openvino_ir import to_ir, write_graphs
 from heatline.export.precisions import PRECISIONS, Say, make_precisions
 from heatline.export.product import fit_product
-from heatline.export.screening import MadeScreening, make_screening
+from heatline.export.screening import make_screening
 from heatline.export.validation_tiles import divide_by_group, good_tiles, quantisation_tiles, select_validation_tiles
 from heatline.train.adequacy import describe_threshold_transfer
 from heatline.train.evaluation.evaluated import TorchEngine
@@ -51,7 +51,6 @@ from heatline.train.run import RunFolder, TrainedRun, describe_config, describe_
 from heatline.train.validation_frames import (
     HeldOut,
     Inputs,
-    ValidationFrames,
     run_validation,
     smoothing_px,
     validation_frames,
@@ -134,7 +133,8 @@ def export_run(
                 say(f"warning: {warning}")
             say("recording the appearance of the product")
             plausibility, measured = fit_product(validating.images, grid, engine, of_product)
-            screening = _make_screening(run, validating, grid, calibration, golden, say) if screen else None
+            score = calibration.score_threshold
+            screening = make_screening(run, validating.images, grid, score, golden.tiles, say) if screen else None
             # Frames that the model was trained on score lower than new ones.
             scored = scored if validating.are_new else []
             drift = fit_reference(
@@ -210,21 +210,6 @@ def export_run(
     if of_product is not None:
         files[product_picture_of("")] = of_product.to_png()
     return write_bundle(target, manifest, files)
-
-
-def _make_screening(
-    run: TrainedRun,
-    validating: ValidationFrames,
-    grid: Grid,
-    calibration: Calibration,
-    golden: GoldenTiles,
-    say: Say,
-) -> MadeScreening | None:
-    try:
-        return make_screening(run, validating.images, grid, calibration.score_threshold, golden.tiles, say)
-    except InputError as error:
-        say(f"warning: the bundle gets no screening stage: {error}")
-        return None
 
 
 def _find_reference(run: TrainedRun, design: str | None, say: Say) -> Reference | None:

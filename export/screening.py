@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.bundle.manifest import SCREENING_GRAPH, SCREENING_TILES, Grid, Screening
+from heatline.edge.cli.bundle_formatting import describe_screening
 from heatline.edge.errors import InputError
 from heatline.edge.inference import infer, open_engine
 from heatline.edge.inspection.screening import expected_cleared
@@ -25,7 +26,6 @@ RUN_SHARE = 0.08
 """At least this share of good tiles runs in full, as a margin: it costs less than the small graph itself."""
 MOST_SHARE = 0.5
 """If a larger share of good tiles would run in full, the stage does not pay."""
-CONFIDENCE = 0.95
 
 
 def lost_at_most(seen: int) -> float:
@@ -35,7 +35,7 @@ def lost_at_most(seen: int) -> float:
     >>> round(lost_at_most(2995), 4)
     0.001
     """
-    return float(1 - (1 - CONFIDENCE) ** (1 / seen))
+    return float(1 - 0.05 ** (1 / seen))
 
 
 def choose_limit(held_out: HeldOutTiles, score: float) -> tuple[float, float]:
@@ -45,7 +45,7 @@ def choose_limit(held_out: HeldOutTiles, score: float) -> tuple[float, float]:
     one may be, as the frame is inspected whole. The most doubtful good tiles are not cleared either.
 
     Raises:
-        InputError: no defective held-out tile reaches the threshold, or too few good tiles could be cleared.
+        InputError: no defective held-out tile reaches the threshold.
     """
     reach, good = held_out.logit >= score, held_out.peak[:, held_out.is_good]
     lowest = held_out.peak.min(axis=0)
@@ -58,11 +58,6 @@ def choose_limit(held_out: HeldOutTiles, score: float) -> tuple[float, float]:
     frames = [lowest[reach & (held_out.frame == frame)].max() for frame in np.unique(held_out.frame[reach])]
     limit = min(float(defects.min()), float(min(frames)), float(np.quantile(good.max(axis=0), 1 - RUN_SHARE)))
     cleared = float((good < limit).mean(axis=1).min())
-    if cleared < 1 - MOST_SHARE:
-        raise InputError(
-            f"a screening stage that clears no known defect would clear {100 * cleared:.0f} % of the good tiles, and "
-            f"pays from {100 * (1 - MOST_SHARE):.0f} % on; export without --screen"
-        )
     return limit, cleared
 
 
@@ -77,24 +72,25 @@ class MadeScreening(NamedTuple):
 
 def _train_cheapest(
     run: TrainedRun, tile_px: int, score: float, say: Callable[[str], None]
-) -> tuple[ScreeningClassifier, HeldOutTiles, float, float]:
-    """Return the classifier with which a good frame costs least, its tiles, limit, and the share that it clears."""
-    refused, found = InputError(""), dict[float, tuple[ScreeningClassifier, HeldOutTiles, float, float]]()
+) -> tuple[float, ScreeningClassifier, HeldOutTiles, float, float]:
+    """Return what a good tile costs, of a whole one, the classifier, its tiles, its limit, and the share cleared."""
+    best = None
     for seen_px in SCREENING_PX:
-        pixels = (seen_px / tile_px) ** 2
-        if min(found, default=np.inf) <= pixels + RUN_SHARE:
-            break  # it cannot be cheaper
-        say(f"training the screening stage, which sees tiles at {seen_px} px")
+        own_cost = (seen_px / tile_px) ** 2
+        if best is not None and best[0] <= own_cost + RUN_SHARE:
+            break  # this one cannot be cheaper
+        say(f"training a screening stage that sees tiles at {seen_px} px")
         model, held_out = train_screening(run, seen_px, say)
-        try:
-            limit, cleared = choose_limit(held_out, score)
-        except InputError as error:
-            refused = error
-        else:
-            found[pixels + 1 - cleared] = model, held_out, limit, cleared
-    if not found:
-        raise refused
-    return found[min(found)]
+        limit, cleared = choose_limit(held_out, score)
+        found = own_cost + 1 - cleared, model, held_out, limit, cleared
+        best = min(best or found, found, key=lambda each: each[0])
+    assert best is not None
+    if (cleared := best[-1]) < 1 - MOST_SHARE:
+        raise InputError(
+            f"a screening stage that clears no known defect would clear {100 * cleared:.0f} % of the good tiles, and "
+            f"pays from {100 * (1 - MOST_SHARE):.0f} % on; export without --screen"
+        )
+    return best
 
 
 def make_screening(
@@ -104,27 +100,30 @@ def make_screening(
     score: float,
     golden: NDArray[np.uint8],
     say: Callable[[str], None],
-) -> MadeScreening:
-    """Train and export the stage; errors as `train_screening` and `choose_limit`.
+) -> MadeScreening | None:
+    """Train and export the stage; None: it would not pay or cannot be shown to be safe, and `say` was told why.
 
     Args:
         images: frames of the product.
         score: the bundle's score threshold, logits.
         golden: the bundle's golden tiles [N, tile, tile, 3].
     """
-    model, held_out, limit, cleared = _train_cheapest(run, grid.tile_px, score, say)
+    try:
+        _, model, held_out, limit, cleared = _train_cheapest(run, grid.tile_px, score, say)
+    except InputError as error:
+        say(f"warning: the bundle gets no screening stage: {error}")
+        return None
     ir = to_ir(to_graphs(model, grid.tile_px).onnx)
     with tempfile.TemporaryDirectory() as scratch:
         write_graphs(Path(scratch), ir.files(SCREENING_GRAPH))
         with contextlib.closing(open_engine("openvino", Path(scratch), grid.tile_px, graph=SCREENING_GRAPH)) as engine:
             plausibility, _ = fit_product(images, grid, engine, None)
             peaks = infer(engine, golden)[1].max(axis=(1, 2))
-    reach = held_out.logit >= score
-    detected, frames = int((reach & ~held_out.is_good).sum()), len(np.unique(held_out.frame[reach]))
+    frames = len(np.unique(held_out.frame[reach := held_out.logit >= score]))
     stated = Screening(
         clear_below=limit,
         score_threshold=score,
-        detected=detected,
+        detected=(detected := int((reach & ~held_out.is_good).sum())),
         lost_at_most=lost_at_most(detected),
         frames=frames,
         frames_lost_at_most=lost_at_most(frames),
@@ -133,12 +132,7 @@ def make_screening(
         golden=peaks.tolist(),
         plausible=plausibility.plausible,
     )
-    say(
-        f"the screening stage clears {100 * cleared:.1f} % of held-out good tiles and changes the verdict of none of "
-        f"{frames} held-out frames that reach the score threshold: of new ones at most "
-        f"{100 * stated.frames_lost_at_most:.2g} %; it clears none of their {detected} defective tiles that reach it: "
-        f"of new ones at most {100 * stated.lost_at_most:.2g} % (95 % confidence)"
-    )
+    say(f"the screening stage {describe_screening(stated)} (95 % confidence)")
     files = ir.files(SCREENING_GRAPH)
     if plausibility.tiles is not None:
         files[SCREENING_TILES] = plausibility.tiles.to_bytes()

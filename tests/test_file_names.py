@@ -12,7 +12,6 @@ import pytest
 from heatline.edge.bundle import Bundle
 from tests.command import heatline
 from tests.small_bundle import dark_square, white_frame
-from tests.train.trained import SMALL
 
 ODD = os.fsdecode(b"caf\xe9\xff")
 """A file name in Latin-1."""
@@ -30,20 +29,13 @@ def odd(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("names") / ODD
     shutil.copytree(bundle.path, folder / f"bundle-{ODD}")
     (folder / "bundle").symlink_to(folder / f"bundle-{ODD}")  # what a line's file names is UTF-8, its folder need not
-    pictures = folder / f"pictures-{ODD}"
-    (folder / "pictures").symlink_to(pictures)
+    (folder / "pictures").symlink_to(pictures := folder / f"pictures-{ODD}")
     for number in range(8):
         white = white_frame((64, 64)) - np.uint8(number)
         write_png(pictures / f"{number}-{ODD}.png", white)
         write_png(folder / "folder" / "good" / f"b{number % 4}_{number}{ODD}.png", white)
         write_png(folder / "folder" / "defective" / f"b{number % 4}_{number}{ODD}x.png", dark_square(white, 8, 8, 32))
-    video = cv2.VideoWriter(str(folder.parent / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (64, 64))
-    video.write(white_frame((64, 64)))
-    video.release()
-    (folder.parent / "v.avi").rename(folder / f"v{ODD}.avi")
-    (folder / "video").symlink_to(folder / f"v{ODD}.avi")
     line = 'bundle = "bundle"\nallow_unsigned = true\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "pictures"\n'
-    line += '[[cameras]]\nkind = "video"\nname = "film"\npath = "video"\n'
     tables = '[journal]\nfolder = "kept"\nbind = "ipc://{0}.j"\n[events]\nbind = "ipc://{0}.e"\n[commands]\nbind = "ipc://{0}.c"\n'
     (folder / f"line-{ODD}.toml").write_text(line + tables.format(folder.parent / "s"))
     for command in ("run {line}", "bundle keygen {odd}.key", "keys new {odd}.curve"):
@@ -103,21 +95,13 @@ def test_a_command_accepts_a_path_that_is_not_utf8(odd: Path, tmp_path: Path, co
 
 @pytest.mark.long
 def test_training_and_export_accept_paths_not_utf8(odd: Path, tiny_trunk: tuple[str, str], tmp_path: Path) -> None:
-    trunk = "model=test_efficientnet model.weights={new}.pth features.folder={new}-features"
+    trunk = "model=test_efficientnet model.weights={new}.pth features.folder={new}-features tiles.tile_px=64"
     shutil.copy(tiny_trunk[1].partition("=")[2], tmp_path / f"{ODD}.pth")
-    small = "tiles.tile_px=64 recipe.steps=2 recipe.folds=2"
     for command in (
-        f"train {{folder}} out={{new}} {trunk} {small} --json",
+        f"train {{folder}} out={{new}} {trunk} recipe.steps=2 recipe.folds=2 --json",
         "train out={new} resume=true",
         "export {new} --to {new}-bundle --precision f32 --allow map --json",
         "evaluate {new} {new}-bundle --data {folder} --part all --out {new}-report --json",
     ):
         assert run(command, odd, tmp_path) == 0, command
     assert run("train {none}", odd, tmp_path) == 9
-
-
-def test_a_search_accepts_a_path_that_is_not_utf8(odd: Path, tmp_path: Path, one_thread: None) -> None:
-    small = [each for each in SMALL if each.partition("=")[0] not in ("recipe.batch", "recipe.steps")]
-    split = "split.pattern=^(b[0-9]) split.val=[b0] split.test=[b1] recipe.steps=1 recipe.validate_every=1"
-    search = f"search data={{folder}} out={{new}} search.trials=1 search.batches=[4,8] {split}"
-    assert run(" ".join([search, *(each for each in small if "validate" not in each)]), odd, tmp_path) == 0

@@ -51,12 +51,13 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
         f"share of the scale: {describe_differences(gate.largest_difference)}, allowed {gate.tolerance:.0e}",
         "map checks": _describe_map_checks(manifest.map_checks),
         **_precision_facts(manifest.map_gate, manifest.precisions),
-        "screening": _describe_screening(manifest.screening),
+        "screening": describe_screening(manifest.screening),
         "files": ", ".join(sorted(manifest.files)),
     }
 
 
-def _describe_screening(screening: Screening | None) -> str:
+def describe_screening(screening: Screening | None) -> str:
+    """Describe what the screening stage clears, and its bounds."""
     if screening is None:
         return "none: every tile runs in full"
     return (

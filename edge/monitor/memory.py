@@ -228,7 +228,11 @@ def tolerance_of(row: Row, camera: CameraSettings | None) -> float | None:
     if camera is None:
         return 0.0 if row["verdict"] == "GOOD" and row["regions"] else None
     found = [(camera.zone_at(peak), mm) for peak, mm in row["measured"]]
-    if not found or any(zone and mm >= (zone.ignore_below_mm or 0) for zone, mm in found):
+    if (
+        not found
+        or len(found) < row["regions"]
+        or any(zone and mm >= (zone.ignore_below_mm or 0) for zone, mm in found)
+    ):
         return None
     return max((mm for zone, mm in found if zone is None), default=0.0)
 

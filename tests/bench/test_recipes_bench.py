@@ -36,10 +36,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 BLOBS = DataSet(name="blobs", truth="masks", group="group", targets={"hit": 0.9})
 TILES = ("tiles.tile_px=64", "trainer.precision=32-true")
-WHOLE_NETWORK = (
-    *TILES, "model=test_efficientnet", "model.stride=16", "model.weights=none", "recipe.steps=2",
-    "recipe.validate_every=2", "recipe.batch=4",
-)  # fmt: skip
 
 
 def measurement(data: Path, folder: Path, recipe: Any, overrides: Sequence[str], **more: Any) -> Measurement:
@@ -136,8 +132,6 @@ def test_a_repeated_or_interrupted_measurement_adds_only_missing_results(
     _, first = np.unique(truth.tiles.table.frame, return_index=True)
     divided = divide_groups(truth.tiles, compose(["data=.", *tiny]).recipe, seed=0)  # as for finetune and study
     np.testing.assert_array_equal(run.fold, divided[truth.tiles.group[first]])
-    finetuned = measurement(data, tmp_path, "finetune", WHOLE_NETWORK, folds=[1])
-    assert [(fold.seed, fold.fold) for fold in finetuned.measure([0]).folds] == [(0, 1)]
 
 
 def test_good_pictures_only_train_one_fold_at_a_time(data: Path, tmp_path: Path, tiny: tuple[str, ...]) -> None:

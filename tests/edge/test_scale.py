@@ -24,7 +24,7 @@ from heatline.edge.config import load_config
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.inference import open_engine
 from heatline.edge.inspection.inspector import outcome_of
-from heatline.edge.monitor.memory import row_of
+from heatline.edge.monitor.memory import row_of, tolerance_of
 from heatline.edge.service.events import verdict_message
 from heatline.edge.wire.events import Region
 from tests.command import heatline
@@ -150,7 +150,9 @@ def test_frames_of_tolerated_regions_are_good(bundle: Bundle, caplog: pytest.Log
     setup.inspector.thresholds = dataclasses.replace(setup.inspector.thresholds, evidence=1e3)
     unsized = event(ignore_below_mm=large + 0.01)
     assert (unsized.verdict, [each.mm for each in unsized.regions]) == ("DEFECT", [None] * len(unsized.regions))
-    assert row_of(good)["longest_mm"] == longest.extent
+    tried = [FolderSettings(name="top", path=Path(), scale=scale, zones=each) for each in ([], zones, zones[1:])]
+    above = [tolerance_of(row_of(good), camera) for camera in (*tried, None)]
+    assert (row_of(good)["longest_mm"], above) == (longest.extent, [large, large, None, 0.0])
     with caplog.at_level(logging.WARNING):
         assert [event(scale=other, ignore_below_mm=1000.0).verdict for _ in range(2)] == ["DEFECT"] * 2
     assert len([each for each in caplog.messages if "700x500 px get no mm" in each]) == 1
@@ -171,11 +173,8 @@ def test_the_command_writes_the_scale_of_one_camera(tmp_path: Path, bundle: Bund
     told = heatline(*of_grid).stdout
     assert f"is stored in {line}; heatline reload" in told
     middle = lens.mm(np.array([320.0, 321, 320]), np.array([240.0, 240, 241]))
-    sides = re.search(r"a px in the middle +(\S+) x (\S+) mm", told)
-    assert sides is not None
-    assert np.linalg.norm(middle[1:] - middle[0], axis=1) == pytest.approx(
-        [float(side) for side in sides.groups()], 0.01
-    )
+    (sides,) = re.findall(r"a px in the middle +(\S+) x (\S+) mm", told)
+    assert np.linalg.norm(middle[1:] - middle[0], axis=1) == pytest.approx([*map(float, sides)], 0.01)
     assert [each.scale and each.scale.size for each in load_config(line).cameras] == [None, SIZE]
     added = [each for each in line.read_text().splitlines() if each not in before.splitlines()]
     assert line.read_text().replace(f"{added[0]}\n", "") == before

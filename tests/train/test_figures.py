@@ -538,14 +538,13 @@ def test_names_from_users_files_are_escaped(tmp_path: Path) -> None:
 
 
 def test_files_that_are_not_pictures_of_the_evaluation_are_not_shown(tmp_path: Path) -> None:
-    """One is text, one is missing, and one is a folder."""
+    """One is text, others are missing."""
     frames = pictured(2)
     folder = write(evaluation(subject("v2"), frames=frames), tmp_path / "in")
     text, *others = (folder / str(frame.picture) for frame in frames)
     text.write_text("no picture")
     for file in others:
         file.unlink()
-    others[0].mkdir()
     page = write_report([folder], tmp_path / "out")[0].read_text()
     pictures = [str(part.known["alt"]).partition(" of ")[0] for part in Page(page).having("src") if part.tag == "img"]
     assert (pictures, "picture missing" in page) == (["Colour scale"], True), "only that of the legend"
