@@ -25,7 +25,7 @@ from heatline.train.readers import LabelledImage
 SHARES = (0.0, 0.05, 0.25, 0.5, 1.0)
 """Of the frames, those that show a defective picture."""
 FRAMES, ROUNDS = 20, 3
-LATENCY_AT, TIMED_ALONE = 0.05, 100
+LATENCY_AT, TIMED_ALONE = 0.05, 60
 """The share, and the number of frames, of which the latency is measured."""
 MOST_PICTURES = 60
 RATE = 0.8
