@@ -184,8 +184,7 @@ def test_a_picture_that_came_too_late_while_the_line_knew_no_parts_makes_none_go
         journal.frame(camera, "GOOD", "P1", journal.now_ms)
         journal.now_ms += WITHIN_MS
     journal.boot_again(0)
-    (ended,) = journal.ended
-    assert (ended.reason, ended.detail) == ("part.missing", "no verdict of camera side came within 100 ms")
+    assert [each.reason for each in journal.ended] == ["part.missing"]
 
 
 def test_what_a_part_lacks_is_named_and_a_late_picture_belongs_to_no_other_part() -> None:

@@ -26,8 +26,7 @@ def test_no_defective_tile_that_reaches_the_threshold_lies_below_the_limit_nor_d
     assert min(low for low, _, good in reach if not good) >= limit
     assert all(any(low >= limit for low, of, _ in reach if of == number) for number in {of for _, of, _ in reach})
     for peaks in (one, other):
-        share = (peaks[is_good] < limit).mean()
-        assert cleared <= share <= 1 - RUN_SHARE + 1 / is_good.sum()
+        assert cleared <= (peaks[is_good] < limit).mean() <= 1 - RUN_SHARE + 1 / is_good.sum()
 
 
 def test_what_is_plain_is_cleared_and_without_a_defect_nothing_is() -> None:

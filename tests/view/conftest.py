@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.edge.conftest import tmp_path  # noqa: F401  (its pages have lines, too)
 from tests.view.browser import WIDE, Browser, started_browser
 
 
