@@ -65,7 +65,7 @@ def test_a_ledger_must_agree_with_the_events() -> None:
         assert not tally_of(verdict(1), verdict(2), **wrong).balanced
 
 
-@pytest.fixture(scope="module", params=[300, pytest.param(5000, marks=pytest.mark.long)])
+@pytest.fixture(scope="module", params=[1000, pytest.param(5000, marks=pytest.mark.long)])
 def run(bundle: Bundle, request: pytest.FixtureRequest) -> SoakRun:
     """A short run of the real service."""
     return soak(bundle, request.param, None, frame_hw=(48, 64), sample_every_s=0.005)
