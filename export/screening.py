@@ -101,7 +101,7 @@ def make_screening(
     golden: NDArray[np.uint8],
     say: Callable[[str], None],
 ) -> MadeScreening | None:
-    """Train and export the stage; None: it would not pay or cannot be shown to be safe, and `say` was told why.
+    """Train and export the stage; None: it does not pay or cannot be shown to be safe, and `say` gets the reason.
 
     Args:
         images: frames of the product.
