@@ -20,6 +20,7 @@ from heatline.edge.bundle import Bundle
 from heatline.edge.bundle.appearance import ImageStatistics
 from heatline.edge.bundle.manifest import QUANTILES, Measure, Reference
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest
+from heatline.edge.geometry.scale import Scale
 from heatline.edge.reference.alignment import Pose
 from heatline.edge.reference.reference import Reference as ProductReference
 from heatline.edge.wire.events import DriftReading
@@ -297,8 +298,8 @@ class DriftMonitor:
                 yield measure, reading
 
 
-def describe_drift(measure: Measure, reading: DriftReading, *, in_mm: bool = False) -> str:
-    """Describe a drift, or its end, in a sentence; `in_mm`: of a camera whose lengths are in mm."""
+def describe_drift(measure: Measure, reading: DriftReading, scale: Scale | None = None) -> str:
+    """Describe a drift, or its end, in a sentence; `scale`: of the camera, if it has one."""
     unit, limits = UNITS.get(measure, ""), describe_limits(reading.low, reading.high)
     found = (
         f"{measure} {reading.value:.3g}{unit}, expected {limits}{unit}, over the last {reading.frames} measured frames"
@@ -306,11 +307,14 @@ def describe_drift(measure: Measure, reading: DriftReading, *, in_mm: bool = Fal
     if not reading.drifted:
         return f"as at calibration again: {found}"
     what = describe_change(measure, reading.value, reading.low)
-    check = CHECK[measure]
-    if in_mm and measure == "scale":
+    in_mm = ""
+    if scale is not None and measure == "scale":
         off = abs(reading.value - reading.calibrated)
-        check += f"; lengths in mm are off by {off:.2g} % until the scale is calibrated again"
-    return f"{what} than at calibration: {found}; {check}; if the change is to stay, calibrate again"
+        in_mm = (
+            f"; if it came after {scale.measured_at}, when the camera's scale was measured, lengths in mm are off by "
+            f"{off:.2g} %: measure it again, after any calibration"
+        )
+    return f"{what} than at calibration: {found}; {CHECK[measure]}; if the change is to stay, calibrate again{in_mm}"
 
 
 def describe_change(measure: str, value: float, low: float) -> str:

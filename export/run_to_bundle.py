@@ -3,7 +3,6 @@
 import contextlib
 import tempfile
 from collections.abc import Collection, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
@@ -32,7 +31,7 @@ from heatline.edge.errors import InputError
 from heatline.edge.inference import Engine, Precision, infer, open_engine
 from heatline.edge.inference.engine import DIFFERENCE, FEATURES, ONNX_GRAPH, OPENVINO_GRAPH
 from heatline.edge.reference.reference import Reference
-from heatline.edge.util.text import list_some
+from heatline.edge.util.text import list_some, utc_now
 from heatline.export.gate import TOLERANCE, check_maps, pass_gate, reorient, torch_answers
 from heatline.export.onnx_graph import to_graphs
 from heatline.export.openvino_ir import to_ir, write_graphs
@@ -186,7 +185,7 @@ def export_run(
         schema=SCHEMA,
         name=name,
         version=version,
-        created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created_at=utc_now(),
         made_by=f"heatline {__version__}",
         model=Model(run.config.model.name, run.config.model.timm, sum(p.numel() for p in model.parameters())),
         tensors=tensors,

@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.picture_folders import good_pictures
 from heatline.edge.reference.reference import MOST_FRAMES, Reference
 from heatline.edge.util.sampling import evenly
-from heatline.edge.util.text import format_count, list_some
+from heatline.edge.util.text import format_count, list_some, utc_now
 
 FEWEST_FRAMES = 3
 """Each frame is compared with a reference of the others, and of two that differ nobody knows which is good."""
@@ -243,7 +242,7 @@ def recalibrated_manifest(
         was,
         schema=SCHEMA,
         version=version,
-        created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        created_at=utc_now(),
         made_by=f"heatline {__version__}",
         calibration=calibration,
         references=references,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from heatline.edge.errors import InputError
 from heatline.edge.geometry.scale import Scale, undistorted
+from heatline.edge.util.text import utc_now
 
 MOST_ERROR = 0.05
 """A point of a grid that lies flat is not farther from its place, as a share of the grid's pitch."""
@@ -77,7 +78,14 @@ def scale_of_grid(points: NDArray[np.float64], columns: int, pitch_mm: float, si
     error_mm = float(np.linalg.norm(residuals, axis=1).max())
     if error_mm > MOST_ERROR * pitch_mm:
         raise InputError(f"its points lie up to {error_mm:.2g} mm from a flat grid; lay it flat, and count them again")
-    return Scale(size=size, homography=rows, distortion=applied, distortion_px=shift_px, error_mm=error_mm)
+    return Scale(
+        size=size,
+        homography=rows,
+        distortion=applied,
+        distortion_px=shift_px,
+        error_mm=error_mm,
+        measured_at=utc_now(),
+    )
 
 
 def scale_of_points(xyxy: Sequence[float], mm: float, size: tuple[int, int]) -> Scale:
@@ -89,4 +97,4 @@ def scale_of_points(xyxy: Sequence[float], mm: float, size: tuple[int, int]) -> 
         raise InputError("{:g},{:g} and {:g},{:g} are not two points of {}x{} px; name two apart".format(*xyxy, *size))
     px_mm = mm / apart
     homography = ((px_mm, 0.0, px_mm / 2), (0.0, px_mm, px_mm / 2), (0.0, 0.0, 1.0))
-    return Scale(size=size, homography=homography, error_mm=px_mm)
+    return Scale(size=size, homography=homography, error_mm=px_mm, measured_at=utc_now())

@@ -29,6 +29,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Largest shift of a point by the lens that was measured, px. Positions are corrected only if it is above 0.5."""
     error_mm: Annotated[float, Meta(ge=0)]
     """Largest distance of a point of the grid from where it should be, mm; of two points, 1 px."""
+    measured_at: Annotated[str, Meta(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ\Z")]
+    """When, UTC, as a bundle says when it was made. What moved the camera later is not in the scale."""
 
     def __post_init__(self) -> None:
         matrix, (width, height) = np.array(self.homography), self.size

@@ -153,6 +153,16 @@ def prepare(
             config.bundle,
             ", ".join(unknown),
         )
+    made_at = bundle.manifest.created_at
+    older = [each.name for each in config.cameras if each.scale is not None and each.scale.measured_at < made_at]
+    if references and older:
+        logger.warning(
+            "%s was made after the scale of camera %s was measured, and drift sees no change from before: if the "
+            "camera was moved, lengths in mm are wrong; run heatline calibrate scale again, with the same picture if "
+            "it was not",
+            config.bundle,
+            ", ".join(older),
+        )
     setup = Setup(
         bundle,
         verified,

@@ -139,9 +139,9 @@ class LineDrift:
             self._watches = {**self._watches, camera: None}
             return
         settings = setup.cameras.get(camera) if isinstance(setup, Setup) else None
-        in_mm = settings is not None and settings.scale is not None
+        scale = None if settings is None else settings.scale
         for measure, reading in watch.monitor.add(values):
-            self._report(camera, measure, reading, describe_drift(measure, reading, in_mm=in_mm), setup)
+            self._report(camera, measure, reading, describe_drift(measure, reading, scale), setup)
 
     def state(self) -> dict[str, dict[str, DriftReading]]:
         """Return the present readings by camera and measure; a camera that is not watched is missing."""

@@ -1,10 +1,16 @@
-"""Makes text safe to encode and to show, and formats counts with their nouns."""
+"""Makes text safe to encode and to show, and formats counts with their nouns, and the time."""
 
 import json
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
+
+
+def utc_now() -> str:
+    """Return the time as files state it, in UTC: the earlier of two is the lesser string."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def utf8_safe(text: str) -> str:

@@ -27,7 +27,7 @@ from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.inspection.verdict import Judgement, Thresholds, judge
 from heatline.edge.reference.reference import Reference
 from heatline.edge.wire.events import DriftEvent
-from tests.command import WITHIN_SECONDS
+from tests.command import WITHIN_SECONDS, heatline
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import running, write_line_with, write_pictures
 from tests.small_bundle import CELLS, TILE, answer, dark_square, to_openvino, white_frame
@@ -333,9 +333,18 @@ def test_a_line_compares_each_frame_and_gives_no_verdict_where_it_cannot(tmp_pat
     }
     write_pictures(tmp_path / "top", shown)
     write_pictures(tmp_path / "side", {f"{number}.png": moved(BOARD, 22, 0, 0, 0.8) for number in range(4)})
-    cameras = {"top": {"kind": "folder", "path": "top", "size": "any"}, "side": {"kind": "folder", "path": "side"}}
-    of_side = "[cameras.scale]\nsize = [560, 446]\nhomography = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]\nerror_mm = 0"
-    tables = f'[journal]\nfolder = "{tmp_path}/journal"\n\n[drift]\nframes = 5\nevery_s = 0\n\n{of_side}'
+    both = {
+        "kind": "folder",
+        "scale.size": [560, 446],
+        "scale.homography": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+        "scale.error_mm": 0,
+        "scale.measured_at": comparing.manifest.created_at,
+    }
+    cameras = {
+        "top": {**both, "path": "top", "size": "any"},
+        "side": {**both, "path": "side", "scale.measured_at": "2025-12-31T23:59:59Z"},
+    }
+    tables = f'[journal]\nfolder = "{tmp_path}/journal"\n\n[drift]\nframes = 5\nevery_s = 0'
     line = write_line_with(tmp_path, comparing.path, address, cameras, tables)
     with running(line, address) as run:
         received = run.until_stopped()
@@ -351,7 +360,9 @@ def test_a_line_compares_each_frame_and_gives_no_verdict_where_it_cannot(tmp_pat
     assert received.last.handshake.heartbeat > 0, "probes are judged, although they show no product"
     drifts = {event.measure: event for event in received.in_order if isinstance(event, DriftEvent)}
     assert {(measure, event.camera) for measure, event in drifts.items()} == {("shift_x", "side"), ("scale", "side")}
-    assert drifts["shift_x"].high == 20
-    assert drifts["scale"].value == pytest.approx(0.8, abs=0.05)
-    assert drifts["scale"].detail.startswith("the part is shown larger than at calibration: scale 0.")
-    assert "lengths in mm are off by 0." in drifts["scale"].detail
+    assert (drifts["shift_x"].high, drifts["scale"].value) == (20, pytest.approx(0.8, abs=0.05))
+    assert "the part is shown larger than at calibration: scale 0." in drifts["scale"].detail
+    assert "2025-12-31T23:59:59Z, when the camera's scale was measured, lengths in mm are off by 0." in (
+        drifts["scale"].detail
+    )
+    assert "was made after the scale of camera side was measured" in heatline("check", line).stderr

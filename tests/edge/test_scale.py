@@ -197,7 +197,10 @@ def test_the_command_writes_the_scale_of_one_camera(tmp_path: Path, bundle: Bund
         refused = heatline(*arguments)
         assert (refused.returncode, sentence in refused.stderr) == (code, True), refused.stderr
     assert load_config(line).cameras[1].scale == two
-    of_number = "scale = {{ size = [9, 9], homography = [[{0}, 0, 0], [0, {0}, 0], [0, 0, 1]], error_mm = 0 }}"
+    of_number = (
+        "scale = {{ size = [9, 9], homography = [[{0}, 0, 0], [0, {0}, 0], [0, 0, 1]], error_mm = 0, "
+        'measured_at = "2026-01-01T00:00:00Z" }}'
+    )
     for key, sentence in [
         (of_number.format("0.0"), "scale is zero, infinite or ends in the picture"),
         (of_number.format("inf"), "scale is zero, infinite or ends in the picture"),
