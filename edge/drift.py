@@ -92,7 +92,7 @@ UNITS: dict[Measure, str] = {
 
 
 def measure_picture(rgb: NDArray[np.uint8], pose: Pose | None = None) -> dict[Measure, float]:
-    """Measure an RGB uint8 frame [H, W, 3], and its pose if it is compared with a reference."""
+    """Measure an RGB uint8 frame [H, W, 3], and its pose if it is compared with a reference; `scale` only if known."""
     grey = ImageStatistics.of(rgb)
     values: dict[Measure, float] = {
         "brightness": grey.brightness,
@@ -102,6 +102,8 @@ def measure_picture(rgb: NDArray[np.uint8], pose: Pose | None = None) -> dict[Me
     if pose is not None:
         larger = 100 * (pose.magnification - 1)
         values |= zip(OF_POSE, (pose.x_px, pose.y_px, pose.degrees, larger, pose.confidence), strict=True)
+        if pose.magnification == 1:  # not known
+            del values["scale"]
     return values
 
 
@@ -151,6 +153,8 @@ def fit_reference(
     }
     has_poses = bool(values["turn"])
     unwatched: dict[Measure, str] = {} if has_poses else dict.fromkeys(OF_POSE, NO_REFERENCE)
+    if has_poses and len(values["scale"]) < FEWEST_FRAMES:
+        unwatched["scale"] = f"the part's size is sure in {len(values['scale'])} frames, and {FEWEST_FRAMES} are needed"
     if not any(values["saturation"]):
         unwatched["saturation"] = "the pictures are grey"
     values |= {"score": scores, "evidence": evidence}

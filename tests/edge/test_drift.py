@@ -87,23 +87,25 @@ def test_a_reference_has_the_quantiles_of_its_frames_if_these_are_enough() -> No
 
 
 @pytest.mark.parametrize(
-    ("at_px", "low", "high"),
+    ("at_px", "size", "low", "high"),
     [
-        (3.0, 3 - 200 / 256, 3 + 200 / 256),  # as calibrated
-        (19.5, 19.5 - 200 / 256, 20),  # not beyond half of what alignment accepts
-        (30.0, -20, 20),  # calibrated beyond it
-        (None, -20, 20),  # calibrated with another picture
+        (3.0, 1.002, 3 - 200 / 256, 3 + 200 / 256),  # as calibrated
+        (19.5, 1.0, 19.5 - 200 / 256, 20),  # not beyond half of what alignment accepts; the size is not known
+        (30.0, 1.002, -20, 20),  # calibrated beyond it
+        (None, 1.0, -20, 20),  # calibrated with another picture
     ],
 )
-def test_a_pose_is_watched_up_to_half_of_what_is_accepted(at_px: float | None, low: float, high: float) -> None:
-    pose = None if at_px is None else Pose(at_px, -1.0, 0.25, 0.9, 0.1, 1.002)
+def test_a_pose_is_watched_up_to_half_of_what_is_accepted(
+    at_px: float | None, size: float, low: float, high: float
+) -> None:
+    pose = None if at_px is None else Pose(at_px, -1.0, 0.25, 0.9, 0.1, size)
     reference = fit_reference([measure_picture(board(), pose)] * 12, board().shape[:2], [], [])
     watched = CameraReference(reference, farthest={"shift_x": 40.0, "shift_y": 40.0, "turn": 1.5, "scale": 0.5})
     ranges = watched.expected()
     assert ranges["shift_x"] == pytest.approx((low, at_px if pose and at_px != 30 else 0, high))
     assert ranges["turn"] == pytest.approx((0.15, 0.25, 0.35) if pose else (-0.75, 0, 0.75))
     assert ("match" in ranges) == (pose is not None), "without poses, no confidence is known"
-    assert ranges["scale"] == pytest.approx((0.1, 0.2, 0.25) if pose else (-0.25, 0, 0.25))
+    assert ranges["scale"] == pytest.approx((0.1, 0.2, 0.25) if size != 1 else (-0.25, 0, 0.25))
     reference.measures.pop("scale", None)  # of a bundle from before it was measured
     assert watched.expected()["scale"] == (-0.25, 0, 0.25)
     values = watched.values(board(), Pose(22.0, 4.0, -1.5, 0.75, 0.1, 0.5))
