@@ -13,6 +13,8 @@ from heatline.edge.wire.events import Millimetres, Region
 
 Row = tuple[float, float, float]
 Side = Annotated[int, Meta(ge=1, le=65535)]
+LEAST_DISTORTION = -1 / 3
+"""With less, r (1 + distortion r^2) falls before r = 1, the corners: two px would be one place."""
 PIXEL_CORNERS = np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
 
 
@@ -24,7 +26,8 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     homography: tuple[Row, Row, Row]
     """From px (x, y, 1), without distortion, to mm of the part's plane."""
     distortion: float = 0.0
-    """A point at distance r from the picture's centre, in half diagonals, is moved to r (1 + distortion r^2) first."""
+    """A point at distance r from the picture's centre, in half diagonals, is moved to r (1 + distortion r^2) first.
+    At least -1/3: with less, it folds."""
     distortion_px: float = 0.0
     """Largest shift of a point by the lens that was measured, px. Positions are corrected only if it is above 0.5."""
     error_mm: Annotated[float, Meta(ge=0)]
@@ -40,6 +43,11 @@ class Scale(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         is_finite = np.isfinite([*matrix.flat, self.distortion, self.error_mm]).all()
         if not (is_finite and abs(np.linalg.det(matrix)) > 1e-12 and depth.min() * depth.max() > 0):
             raise ValueError("scale is zero, infinite or ends in the picture; measure it by heatline calibrate scale")
+        if self.distortion < LEAST_DISTORTION:
+            raise ValueError(
+                f"distortion is {self.distortion:.2f}, and below -0.33 the picture's corners fold; measure it by "
+                "heatline calibrate scale with a grid that fills the picture, or use a lens that distorts less"
+            )
 
     def to_mm(self, xy: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return places in mm, [points, 2], of places in px, [points, 2]; (0, 0) is the centre of the first px."""

@@ -162,11 +162,11 @@ def test_the_command_writes_the_scale_of_one_camera(tmp_path: Path, bundle: Bund
     lens, plain = Lens(20, 35, 7, -0.02), np.full((HEIGHT, WIDTH), 200, np.uint8)
     dots, (y, x) = lens.picture("dots"), np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     bent = cv2.remap(dots, x, y + 9 * np.cos(x / 40), cv2.INTER_LINEAR, borderValue=225)
-    pictures = {"grid.png": lens.picture("checkerboard"), "plain.png": plain, "dots.png": dots, "bent.png": bent}
+    grid, curved = (each.picture("checkerboard") for each in (lens, Lens(0, 0, 0, 0.8)))
+    pictures = {"grid.png": grid, "plain.png": plain, "dots.png": dots, "bent.png": bent, "curved.png": curved}
     shown = write_pictures(tmp_path / "shown", {name: np.dstack([each] * 3) for name, each in pictures.items()})
-    frames = write_pictures(tmp_path / "frames", {"1.png": white_frame()})
-    cameras: Any = {name: {"kind": "folder", "path": str(frames)} for name in ("side", "top")}
-    cameras["side"]["size"] = [700, 500]
+    of_both = {"kind": "folder", "path": str(write_pictures(tmp_path / "frames", {"1.png": white_frame()}))}
+    cameras = {"side": {**of_both, "size": [700, 500]}, "top": of_both}
     line = write_line_with(tmp_path, bundle.path, f"ipc://{tmp_path}/events", cameras)
     before, of_top = line.read_text(), ("calibrate", "scale", line, "top")
     of_grid = (*of_top, shown / "grid.png", "--checkerboard", "9", "6", "--mm", "5")
@@ -186,6 +186,7 @@ def test_the_command_writes_the_scale_of_one_camera(tmp_path: Path, bundle: Bund
         (9, "no whole grid of 10 x 6 dark dots", (*of_top, shown / "grid.png", "--dots", "10", "6", "--mm", "5")),
         (9, "more dots continue the grid of 9 x 5", (*of_top, shown / "dots.png", "--dots", "9", "5", "--mm", "5")),
         (9, "mm from a flat grid; lay it flat", (*of_top, shown / "bent.png", "--dots", "9", "6", "--mm", "5")),
+        (9, "curved.png: distortion is -0.36, and below", (*of_top, shown / "curved.png", *of_grid[5:])),
         (9, "camera side gives (700, 500); keep one of its own", (*of_grid[:3], "side", *of_grid[4:])),
         (9, "0,0 and 640,3 are not two", (*of_top, shown / "grid.png", "--points", "0", "0", "640", "3", "--mm", "1")),
         (9, "are not two points", (*of_top, shown / "grid.png", "--points", "7", "7", "7", "7", "--mm", "1")),
@@ -198,14 +199,18 @@ def test_the_command_writes_the_scale_of_one_camera(tmp_path: Path, bundle: Bund
         assert (refused.returncode, sentence in refused.stderr) == (code, True), refused.stderr
     assert load_config(line).cameras[1].scale == two
     of_number = (
-        "scale = {{ size = [9, 9], homography = [[{0}, 0, 0], [0, {0}, 0], [0, 0, 1]], error_mm = 0, "
+        "scale = {{ size = [9, 9], homography = [[{0}, 0, 0], [0, {0}, 0], [0, 0, 1]], error_mm = 0, distortion = {1}, "
         'measured_at = "2026-01-01T00:00:00Z" }}'
     )
     for key, sentence in [
-        (of_number.format("0.0"), "scale is zero, infinite or ends in the picture"),
-        (of_number.format("inf"), "scale is zero, infinite or ends in the picture"),
+        (of_number.format("0.0", 0), "scale is zero, infinite or ends in the picture"),
+        (of_number.format("inf", 0), "scale is zero, infinite or ends in the picture"),
+        (of_number.format("0.1", -0.34), "distortion is -0.34, and below -0.33 the"),
         ("ignore_below_mm = 1.0", "camera top has limits in mm and no scale"),
-        (f"{of_number.format('0.1')}\nzones = [{{ polygon = [[9, 9], [19, 9], [9, 19]] }}]", "a zone without a px of"),
+        (
+            f"{of_number.format('0.1', -0.33)}\nzones = [{{ polygon = [[9, 9], [19, 9], [9, 19]] }}]",
+            "a zone without a px of",
+        ),
     ]:
         line.write_text(before.replace('name = "top"', f'name = "top"\n{key}'))
         assert sentence in heatline("check", line).stderr
