@@ -41,6 +41,10 @@ class Zone(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     ignore_below_mm: LimitMm | None = None
     """As the camera's, for regions whose peak lies in the polygon; none: none of them is tolerated."""
 
+    def __post_init__(self) -> None:
+        if np.linalg.matrix_rank(np.subtract(self.polygon, self.polygon[0])) < 2:
+            raise ValueError(f"the corners of zone {self.polygon} all lie on one line; name corners around an area")
+
 
 class _Camera(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """Settings of every kind of camera."""

@@ -19,7 +19,7 @@ from heatline.edge.monitor.activation import replace_file, with_key
 from heatline.edge.target import file_of
 
 COUNTS: dict[str, Any] = {"nargs": 2, "type": click.IntRange(3), "metavar": "COLUMNS ROWS"}
-ABOVE_0 = FiniteRange(0, min_open=True)
+MILLIMETRES = FiniteRange(0, 10_000, min_open=True)
 
 
 @click.command(epilog="Example: heatline calibrate scale line1 top grid.png --checkerboard 9 6 --mm 5")
@@ -29,7 +29,9 @@ ABOVE_0 = FiniteRange(0, min_open=True)
 @click.option("--checkerboard", **COUNTS, help="Inner corners of a row and of a column.")
 @click.option("--dots", **COUNTS, help="Dark dots of a row and of a column.")
 @click.option("--points", nargs=4, type=float, metavar="X Y X Y", help="Two points, px.")
-@click.option("--mm", type=ABOVE_0, required=True, help="Distance of neighbouring corners or dots, or of the points.")
+@click.option(
+    "--mm", type=MILLIMETRES, required=True, help="Distance of neighbouring corners or dots, or of the points."
+)
 @json_option
 def scale(line: str, camera: str, picture: Path, mm: float, as_json: bool, **ways: Any) -> None:
     """Measure the scale of CAMERA in PICTURE, and write it into the file of LINE.

@@ -191,7 +191,7 @@ def test_the_command_writes_the_scale_of_one_camera(tmp_path: Path, bundle: Bund
         (9, "0,0 and 640,3 are not two", (*of_top, shown / "grid.png", "--points", "0", "0", "640", "3", "--mm", "1")),
         (9, "are not two points", (*of_top, shown / "grid.png", "--points", "7", "7", "7", "7", "--mm", "1")),
         (3, "no camera 'bottom'; expected one of side, top", (*of_grid[:3], "bottom", *of_grid[4:])),
-        (2, "x>0", (*of_grid[:-1], "0")),
+        *((2, "0<x<=10000", (*of_grid[:-1], mm)) for mm in ("0", "inf", "10001")),
         (2, "2 is not in the range x>=3", (*of_top, shown / "grid.png", "--dots", "2", "6", "--mm", "5")),
         (2, "name one of", (*of_grid, "--dots", "9", "6")),
     ]:
@@ -207,9 +207,12 @@ def test_the_command_writes_the_scale_of_one_camera(tmp_path: Path, bundle: Bund
         (of_number.format("inf", 0), "scale is zero, infinite or ends in the picture"),
         (of_number.format("0.1", -0.34), "distortion is -0.34, and below -0.33 the"),
         ("ignore_below_mm = 1.0", "camera top has limits in mm and no scale"),
-        (
-            f"{of_number.format('0.1', -0.33)}\nzones = [{{ polygon = [[9, 9], [19, 9], [9, 19]] }}]",
-            "a zone without a px of",
+        *(
+            (f"{of_number.format('0.1', -0.33)}\nzones = [{{ polygon = {polygon} }}]", sentence)
+            for polygon, sentence in (
+                ("[[9, 9], [19, 9], [9, 19]]", "a zone without a px of"),
+                ("[[1, 1], [2, 2], [5, 5]]", "zone [(1, 1), (2, 2), (5, 5)] all lie on one line"),
+            )
         ),
     ]:
         line.write_text(before.replace('name = "top"', f'name = "top"\n{key}'))
