@@ -149,7 +149,7 @@ def test_a_hint_says_where_a_training_may_not_help(trained: Trained, tmp_path: P
         (there, beside, ("GOOD", UNSEEN)),
     ):
         frame = UsableFrame(tmp_path / "1.png", "1", "defective", "top", "reviewed:1", missed)
-        assert judge_frames(bundle, [frame], judging) == [expected], missed
+        assert judge_frames(bundle, [frame], judging, "judging") == [expected], missed
 
 
 def test_a_bundle_that_is_no_better_is_not_offered(done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
