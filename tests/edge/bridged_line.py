@@ -59,7 +59,7 @@ class BridgeProcess(LineProcess):
         return self.wait(WITHIN_SECONDS)
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        super().__exit__()
         assert "Traceback" not in self.log(), self.log()
 
 

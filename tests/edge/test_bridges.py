@@ -30,7 +30,7 @@ from tests.command import complaint, heatline
 from tests.edge.bridged_line import LINE_FILE, BridgedLine, Identity, OpcuaDoor, Plc, acknowledge, call, ids, read
 from tests.edge.brokers import Broker, Plant
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, PART, WITHIN_SECONDS, event, wait_until
-from tests.edge.lines import notify_socket
+from tests.edge.lines import NotifySocket
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.golden import assert_golden
 
@@ -288,7 +288,7 @@ def test_what_is_lost_is_told_and_the_older_bridge_ends(plant: Plants, line: Bri
     headers = {3: ("journal", to_bytes(stored)), 4: ("journal", to_bytes(unknown)), 5: (GOOD, newer)}
     journal.append([Record(seq, time.time_ns(), *headers[seq], None) for seq in headers], {})
     (last,) = line.journal.add(DEFECT)
-    with notify_socket(tmp_path) as systemd, line.bridge(systemd.env) as bridge:
+    with NotifySocket(tmp_path) as systemd, line.bridge(systemd.env) as bridge:
         systemd.wait_for("READY=1")
 
         def is_told() -> bool:

@@ -17,7 +17,7 @@ from heatline.edge.cameras.settings import GenicamSettings
 from heatline.edge.errors import CameraError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, need_aravis, noise, viva_camera
-from tests.edge.supervised import WITHIN_SECONDS, grabbed
+from tests.edge.supervised import WITHIN_SECONDS, grabbed, opened_camera
 
 FAST = 200.0
 """Frames per second, so that tests do not wait for frames."""
@@ -30,18 +30,13 @@ def device() -> Iterator[AravisCamera]:
         yield camera
 
 
-@contextlib.contextmanager
-def opened(address: str | None, **keys: Any) -> Iterator[GenicamCamera]:
-    camera = GenicamCamera(GenicamSettings(name="cam", address=address, **keys))
-    with contextlib.closing(camera):
-        camera.open()
-        yield camera
+def opened(address: str | None, **keys: Any) -> contextlib.AbstractContextManager[GenicamCamera]:
+    return opened_camera(GenicamCamera(GenicamSettings(name="cam", address=address, **keys)))
 
 
 def opening(address: str | None, **keys: Any) -> Opened:
     """Open a camera, close it, and return what `open` reported."""
-    camera = GenicamCamera(GenicamSettings(name="cam", address=address, **keys))
-    with contextlib.closing(camera):
+    with contextlib.closing(GenicamCamera(GenicamSettings(name="cam", address=address, **keys))) as camera:
         return camera.open()
 
 
