@@ -53,7 +53,7 @@ class Got(NamedTuple):
     part_id: str
 
 
-class Plants:
+class Plants(contextlib.AbstractContextManager["Plants"]):
     """The plant's side of a bridge: `poll` stores what has come, each result once, and acknowledges it."""
 
     keys: str
@@ -84,9 +84,6 @@ class Plants:
 
     def state(self) -> tuple[str, str, int]:
         raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.die()

@@ -26,7 +26,7 @@ from heatline.train.evaluation.evaluated import open_model
 from heatline.train.evaluation.result import read_evaluation
 from heatline.train.evaluation.scoring import Figures
 from heatline.train.models.vit import FUSIONS
-from tests.command import complaint, heatline, run_json
+from tests.command import complaint, heatline, run_json, successful
 from tests.conftest import write_picture
 from tests.golden import assert_golden
 from tests.small_bundle import GAIN, bundle_in, dark_square, parts_of, white_frame
@@ -374,8 +374,7 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
     knowing = write_bundle(tmp_path / "knowing", manifest, parts_of(bundle))
     for stem in ("a2", "b1"):
         write_picture(data / "images" / f"{stem}.png", white // 100)
-    done = run(knowing.path, "--data", data, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    done = successful(run(knowing.path, "--data", data, "--out", tmp_path / "out"))
     evaluation = read_evaluation(tmp_path / "out" / "models" / "knowing")
     refused = [(frame.image, frame.group, frame.defective) for frame in evaluation.implausible]
     assert refused == [("images/a2.png", "a", False), ("images/b1.png", "b", True)]
