@@ -31,7 +31,7 @@ from heatline.edge.inference.devices import require_bf16, shared_core
 from heatline.edge.inference.engine import PROCESSOR
 from heatline.export.onnx_graph import Graphs, export_module, to_attention, to_graphs, with_rollout
 from heatline.export.openvino_ir import Ir, to_ir
-from heatline.export.quantise import Quantisation, quantise
+from heatline.export.quantise import VARIANTS, quantise
 from heatline.train.config import CnnConfig, VitConfig
 from heatline.train.models.build import build_model
 from heatline.train.models.cnn import CamClassifier
@@ -192,7 +192,7 @@ class ModelGraphs:
         if setting.precision == "int8":
             samples, is_vit = drawn_tiles(SAMPLES, self._tile_px), self._config.family == "vit"
             with redirect_stderr(io.StringIO()):  # NNCF draws bars
-                irs = {name: quantise(ir, (samples,), Quantisation(), transformer=is_vit) for name, ir in irs.items()}
+                irs = {name: quantise(ir, (samples,), VARIANTS[0], transformer=is_vit) for name, ir in irs.items()}
         return irs
 
     def _build(self, config: CnnConfig | VitConfig) -> ExplainedClassifier:

@@ -262,12 +262,8 @@ def evaluate_candidates(
     allow: bool = False,
     say: Say = lambda line: None,
 ) -> Result:
-    """Return the first candidate that passes; with `allow`, the last that runs, although it failed.
-
-    Args:
-        candidates: at least one.
-        allow: accept a candidate that fails, except beyond `MOST_TOLERANCE`.
-        say: called with a description of each attempt.
+    """Return the first of one or more candidates that passes; with `allow`, the last that runs within `MOST_TOLERANCE`,
+    although it failed. `say` is called with a description of each attempt.
     """
     tried: list[tuple[Attempt, Made | None]] = []
     for candidate in candidates:
@@ -288,12 +284,8 @@ def evaluate_candidates(
     attempt, made = tried[-1]
     if attempt.missed and not allow:
         made = None
-    gate = PrecisionGate(
-        graph=None if made is None else made.graph,
-        reason="; ".join(attempt.missed) or None,
-        attempts=[each for each, _ in tried],
-    )
-    return gate, made
+    graph, reason = None if made is None else made.graph, "; ".join(attempt.missed) or None
+    return PrecisionGate(graph, reason, [each for each, _ in tried]), made
 
 
 def _evaluate_candidate(

@@ -98,9 +98,7 @@ def export_run(
             f"warning: the training in {run.folder} was stopped at step {run.summary.steps}, before its end; to "
             f"continue it: heatline train out={run.folder} resume=true"
         )
-    of_product = reference
-    if reference is None or run.references is None:
-        of_product = _find_reference(run, design, say)
+    of_product = reference if reference and run.references else _find_reference(run, design, say)
     validating = validation_frames(run)
     if run.split.val:
         frames, others, frames_are = validating.images, run.split.images(run.data, "train"), validating.are
@@ -248,12 +246,6 @@ def _missed(run: TrainedRun, held_out: HeldOut) -> list[Missed]:
 def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool) -> list[str]:
     """Describe what the thresholds do not show, and where they may not hold; `are_new`: frames not trained on."""
     few = describe_support(calibration)
-    carrying = describe_threshold_transfer(
-        [frame.highest_logit for frame in good],
-        [frame.group for frame in good],
-        calibration.false_reject_per_frame,
-        calibration.coldest_defect,
-    )
     warnings = [] if few is None else [few]
     lowest, score = calibration.coldest_defect, calibration.score_threshold
     if lowest is not None and lowest < score:
@@ -266,7 +258,9 @@ def _warnings(calibration: Calibration, good: Sequence[GoodFrame], are_new: bool
             "the thresholds come from frames that the model was trained on, which it scores lower than new parts; run "
             "heatline calibrate with other good frames before a line uses the bundle"
         )
-    return [*warnings, *(carrying if are_new else [])]
+        return warnings
+    scores, groups = [frame.highest_logit for frame in good], [frame.group for frame in good]
+    return [*warnings, *describe_threshold_transfer(scores, groups, calibration.false_reject_per_frame, lowest)]
 
 
 def _check_maps(model: ExplainedClassifier, engine: Engine, tiles: Inputs, allow: bool) -> MapChecks:
@@ -279,6 +273,7 @@ def _check_maps(model: ExplainedClassifier, engine: Engine, tiles: Inputs, allow
 def _provenance(run: TrainedRun) -> dict[str, object]:
     """Return the bundle's provenance: data, weights, training."""
     summary, config = msgspec.to_builtins(run.summary), run.config
+    of_training = ("recipe", "finished", "steps", "best_step", "val", "precision", "versions")
     return {
         "data": {
             **{key: summary[key] for key in ("data", "truth", "labelled", "groups", "digests", "tiles")},
@@ -286,10 +281,7 @@ def _provenance(run: TrainedRun) -> dict[str, object]:
         },
         "weights": summary["weights"],
         "training": {
-            **{
-                key: summary[key]
-                for key in ("recipe", "finished", "steps", "best_step", "val", "precision", "versions")
-            },
+            **{key: summary[key] for key in of_training},
             "seed": config.seed,
             "config": describe_config(config, compares=run.references is not None),
         },

@@ -74,11 +74,15 @@ def process_env(extra: Mapping[str, str] | None) -> dict[str, str]:
     return {**clean, **QUIET, **(extra or {})}
 
 
+def successful(done: subprocess.CompletedProcess[str]) -> subprocess.CompletedProcess[str]:
+    """The result of a command that must succeed."""
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
 def run_json(*arguments: str | Path, **options: Any) -> Any:
     """Run a command that succeeds with --json; return what it printed."""
-    done = heatline(*arguments, "--json", **options)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    return json.loads(successful(heatline(*arguments, "--json", **options)).stdout)
 
 
 def refused(code: int, *arguments: str | Path, **options: Any) -> str:

@@ -43,7 +43,7 @@ from heatline.edge.wire.events import WORDS, BundleName, Event, Handshake, Hands
 from heatline.edge.wire.schemas import FOLDER, schemas
 from heatline.train.config import TrainConfig
 from tests.edge.lines import started
-from tests.edge.secured import Secured, free_port
+from tests.edge.secured import Secured, begun, free_port
 from tests.edge.socket_servers import Events
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD, NO_VERDICT, REFUSED_CHANGE, STATUS
@@ -340,9 +340,7 @@ def test_the_client_of_protocol_md_works(address: str) -> None:
         like(GOOD, 1, boot_id="next boot"),
         STATUS,  # with the state STOPPED
     ]
-    publisher = Publisher(address)
-    publisher.start()
-    with contextlib.closing(publisher), started(sys.executable, "-c", client, address) as process:
+    with begun(Publisher(address)) as publisher, started(sys.executable, "-c", client, address) as process:
         assert publisher.wait_for_subscriber(30)
         for message in messages:
             publisher.send(message)
@@ -386,9 +384,10 @@ def changeover(address: str, commands: str, answer: Any) -> Iterator[subprocess.
     """Start the client of protocol.md beside a line that gives this answer to every request."""
     client = python("docs/protocol.md", "### A changeover")
     assert len(client.splitlines()) < 30
-    server = CommandServer(commands, lambda _, reply: reply(answer))
-    server.start()
-    with contextlib.closing(server), started(sys.executable, "-c", client, address, commands, "4712") as process:
+    with (
+        begun(CommandServer(commands, lambda _, reply: reply(answer))),
+        started(sys.executable, "-c", client, address, commands, "4712") as process,
+    ):
         yield process
 
 

@@ -15,6 +15,7 @@ from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.wire.events import Message
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, event, wait_until
 from tests.edge.lines import started
+from tests.edge.secured import begun
 from tests.edge.wire_examples import HANDSHAKE
 from tests.needs import need
 
@@ -107,14 +108,11 @@ def test_a_durable_client_gets_every_event_and_reports_losses(tmp_path: Path, na
 @contextlib.contextmanager
 def published(address: str, folder: Path) -> Iterator[Publisher]:
     """Yield a publisher that journals and sends a line's events."""
-    writer = JournalWriter("line1", BOOT, folder, 1 << 30, lambda _: {})
-    publisher = Publisher(address, writer)
-    publisher.start()
-    try:
+    with (
+        contextlib.closing(JournalWriter("line1", BOOT, folder, 1 << 30, lambda _: {})) as writer,
+        begun(Publisher(address, writer)) as publisher,
+    ):
         yield publisher
-    finally:
-        publisher.close()
-        writer.close()
 
 
 def publish(publisher: Publisher, *topics: str, png: bytes | None = None) -> None:

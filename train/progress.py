@@ -1,7 +1,7 @@
 """Progress of long work: a bar, or a few lines where no terminal shows a bar."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -17,6 +17,7 @@ FEWEST = 50
 """With fewer pictures, such lines are not worth reading."""
 Track = Callable[[Sequence[LabelledImage]], Iterable[LabelledImage]]
 """Wraps pictures while they are processed, to show progress."""
+T = TypeVar("T")
 
 
 class Shown:
@@ -39,10 +40,10 @@ class Shown:
         self._done = done
 
 
-def tracked(description: str) -> Track:
+def tracked(description: str) -> Callable[[Sequence[T]], Iterable[T]]:
     """Return a `Track` for one kind of work."""
 
-    def track(images: Sequence[LabelledImage]) -> Iterator[LabelledImage]:
+    def track(images: Sequence[T]) -> Iterator[T]:
         from rich.progress import Progress
 
         console = progress_console()

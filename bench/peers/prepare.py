@@ -180,7 +180,7 @@ def build(
 
     from heatline.export.onnx_graph import to_graphs
     from heatline.export.openvino_ir import to_ir
-    from heatline.export.quantise import Quantisation, quantise
+    from heatline.export.quantise import VARIANTS, quantise
     from heatline.train.models.build import build_model
 
     torch.manual_seed(0)
@@ -188,7 +188,7 @@ def build(
     graphs = to_graphs(model, tile_px)
     ir = to_ir(graphs.for_bf16 if precision == "bf16" else graphs.onnx)
     if precision == "int8":
-        ir = quantise(ir, (tiles,), Quantisation(), transformer=config.family == "vit")
+        ir = quantise(ir, (tiles,), VARIANTS[0], transformer=config.family == "vit")
     return model.eval(), ir
 
 

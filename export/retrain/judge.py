@@ -1,7 +1,8 @@
 """Gives reviewed frames to a bundle as its line does, and decides by them whether a new bundle is better."""
 
+import contextlib
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,9 +22,8 @@ from heatline.edge.monitor.marks import Truth
 from heatline.edge.util.text import format_count
 from heatline.edge.wire.events import Verdict
 from heatline.export.retrain.frames import MarkedFrame, UsableFrame
+from heatline.train.progress import tracked
 
-Track = Callable[[Sequence[UsableFrame]], Iterable[UsableFrame]]
-"""Wraps the frames while they are judged, to show progress."""
 UNJUDGED = "the bundle gives the frame no verdict, which a training does not change; calibrate again if it is sound"
 UNSEEN = "no inspected tile shows the marked place, so no model can find it; widen roi or narrow exclude of the camera"
 HIDDEN = "the map shows the marked place, and only the score threshold hides it; see heatline calibrate --false-reject"
@@ -54,16 +54,18 @@ class Judging:
 
     @classmethod
     def of_frames(cls, frames: Sequence[MarkedFrame], bundle: Bundle) -> "Judging":
-        """Return the settings for exported frames: the precision that most of their verdicts have, if the bundle has
-        it."""
+        """Return the settings for exported frames: the bundle's precision that most of their verdicts have."""
         own = [each.event for each in frames if each.event.bundle and each.event.bundle.name == bundle.manifest.name]
-        used = [event.precision or "" for event in own]
-        common = max(sorted(set(used)), key=used.count, default="f32")
-        return cls(EngineConfig(precision=next((each for each in bundle.manifest.precisions if each == common), "f32")))
+        used = [event.precision for event in own]
+        return cls(EngineConfig(precision=max(bundle.manifest.precisions, key=used.count)))
 
 
-def judge_frames(bundle: Bundle, frames: Sequence[UsableFrame], judging: Judging, track: Track = iter) -> list[Judged]:
-    """Return a bundle's answer on each frame; a BundleError or EngineError if it cannot be used on this machine."""
+def judge_frames(bundle: Bundle, frames: Sequence[UsableFrame], judging: Judging, title: str) -> list[Judged]:
+    """Return a bundle's answer on each frame, and show progress under a title.
+
+    Raises:
+        BundleError, EngineError: the bundle cannot be used on this machine.
+    """
     manifest, engine, thresholds = bundle.manifest, judging.engine, judging.thresholds
     verified = open_verified_engine(bundle, engine.kind, engine.precision, device=engine.device)
     checks = thresholds.check_plausibility is not False
@@ -80,13 +82,11 @@ def judge_frames(bundle: Bundle, frames: Sequence[UsableFrame], judging: Judging
         },
         references=product_references(bundle, sorted({frame.camera for frame in frames})),
     )
-    answers = []
-    try:
-        for number, frame in enumerate(track(frames), start=1):
-            answers.append(_judge(inspector, frame, number, judging.areas.get(frame.camera, WHOLE_FRAME)))
-    finally:
-        verified.engine.close()
-    return answers
+    with contextlib.closing(verified.engine):
+        return [
+            _judge(inspector, frame, number, judging.areas.get(frame.camera, WHOLE_FRAME))
+            for number, frame in enumerate(tracked(title)(frames), start=1)
+        ]
 
 
 def _judge(inspector: Inspector, frame: UsableFrame, number: int, area: RegionOfInterest) -> Judged:

@@ -7,18 +7,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
-from rich.progress import track
 
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.calibration.recalibration import next_in_series
 from heatline.edge.cli.calibrate import SUFFIX
-from heatline.edge.cli.output import make_empty, progress_console
+from heatline.edge.cli.output import make_empty
 from heatline.edge.errors import Interrupted, TrainingError
 from heatline.edge.util.files import writing
 from heatline.edge.util.text import encode_json, format_count
 from heatline.edge.wire.events import BundleName
 from heatline.export.retrain.frames import MarkedFrame, UsableFrame, select_frames
-from heatline.export.retrain.judge import Answer, Comparison, Judged, Judging, Track, compare, judge_frames
+from heatline.export.retrain.judge import Answer, Comparison, Judged, Judging, compare, judge_frames
 from heatline.export.retrain.new_bundle import FOLDER_MARK, describe_calibrations, export_next, failed_map_checks
 from heatline.export.retrain.plan import Origin, Plan, origin_of, plan_retraining
 from heatline.train.files import write_atomically
@@ -74,7 +73,7 @@ def retrain(
     selection = select_frames(marked, old.manifest.name)
 
     def judge(frames: Sequence[UsableFrame]) -> list[Judged]:
-        return judge_frames(old, frames, judging, _bar("judging by the old bundle"))
+        return judge_frames(old, frames, judging, "judging by the old bundle")
 
     plan = plan_retraining(selection, judge, pictures, former, origin, share)
     for hint in plan.hints:
@@ -154,7 +153,7 @@ def _compare(old: Bundle, new: Bundle, plan: Plan, judging: Judging) -> tuple[Co
     if not failed_map_checks(old.manifest):
         reasons += failed_map_checks(manifest)
     frames = [frame for frame, _ in plan.evaluated]
-    verdicts = [each.verdict for each in judge_frames(new, frames, judging, _bar("judging by the new bundle"))]
+    verdicts = [each.verdict for each in judge_frames(new, frames, judging, "judging by the new bundle")]
     answers = [
         Answer(frame=str(frame.path), truth=frame.truth, held_out=frame.digest in plan.held_out, old=was, new=now)
         for (frame, was), now in zip(plan.evaluated, verdicts, strict=True)
@@ -165,8 +164,3 @@ def _compare(old: Bundle, new: Bundle, plan: Plan, judging: Judging) -> tuple[Co
 
 def _name_of(bundle: Bundle) -> BundleName:
     return BundleName(name=bundle.manifest.name, version=bundle.manifest.version, digest=bundle.digest)
-
-
-def _bar(title: str) -> Track:
-    console = progress_console()
-    return lambda items: track(items, title, console=console, transient=True, disable=not console.is_terminal)

@@ -33,7 +33,7 @@ from heatline.edge import __version__
 from heatline.edge.bundle import Bundle, open_bundle
 from heatline.edge.errors import ConfigError, InputError
 from tests.archive.archives import inspected_here, table_of, write_archive
-from tests.command import heatline
+from tests.command import heatline, successful
 from tests.golden import assert_golden
 from tests.small_bundle import bundle_in, copy_of, edit_manifest
 
@@ -289,8 +289,7 @@ def test_the_command_prints_what_changes_and_json_has_the_same_numbers(tmp_path:
     new = open_bundle(edit_manifest(folder, lambda m: m["calibration"].update(score_threshold=1000.0)))
     inspected_here([new, bundle], source, dest)
     command = "archive", "inspect", new.path, source, "--out", dest, "--against", bundle.path
-    result = heatline(*command, env={"PATH": ""})  # without Ray
-    assert result.returncode == 0, result.stderr
+    result = successful(heatline(*command, env={"PATH": ""}))  # without Ray
     assert_golden("archive_inspect", result.stdout, folder=tmp_path, bundle=bundle.path)
     found = json.loads(heatline(*command, "--json", env={"PATH": ""}).stdout)
     assert {row["label"] for row in found["worst"]} == {"defective"}

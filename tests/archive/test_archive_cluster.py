@@ -18,7 +18,7 @@ from heatline.archive import run
 from heatline.edge.bundle import Bundle
 from tests.archive import archives
 from tests.archive.archives import DEADLY, Table, inspected_here, parts_in, plan_of, table_of, write_archive
-from tests.command import HEATLINE, complaint, heatline, run_json
+from tests.command import HEATLINE, complaint, heatline, run_json, successful
 from tests.edge.lines import started, tree
 from tests.edge.secured import free_port, until
 
@@ -152,10 +152,9 @@ def test_a_machine_outside_a_cluster_uses_it(tmp_path: Path, source: Path, expec
     started = Cluster(initialize_head=True, head_node_args=node)
     try:
         address = f"ray://127.0.0.1:{port.number}"
-        result = heatline("archive", "inspect", bundle.path, source, "--out", tmp_path, "--address", address)
+        successful(heatline("archive", "inspect", bundle.path, source, "--out", tmp_path, "--address", address))
     finally:
         started.shutdown()
-    assert result.returncode == 0, result.stderr
     assert table_of(tmp_path) == expected
 
 

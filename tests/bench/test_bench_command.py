@@ -15,6 +15,7 @@ from heatline.bench.result_file import claim, deliver, keep, read_result
 from heatline.bench.stages import STAGES
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError, BundleError
+from tests.command import successful
 from tests.small_bundle import bundle_in
 
 ROOT = Path(__file__).parents[2]
@@ -32,8 +33,7 @@ print(machine()["cores"])
 
 def test_benches_import_no_extra_and_count_only_usable_cores() -> None:
     pinned = ["taskset", "-c", str(min(os.sched_getaffinity(0))), sys.executable, "-W", "error", "-c", WITHOUT_EXTRAS]
-    result = subprocess.run(pinned, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr
+    result = successful(subprocess.run(pinned, cwd=ROOT, capture_output=True, text=True, check=False))
     assert result.stdout == "1\n"
 
 
@@ -105,8 +105,7 @@ def test_all_micro_benches_run_and_compare_with_a_saved_run(bundle: Bundle, tmp_
         once = ["--benchmark-only", "--benchmark-max-time=0.001", "--benchmark-min-rounds=1"]
         command = [sys.executable, "-m", "pytest", "bench", f"--bundle={bundle.path}", *once, *options]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=env)
-        assert done.returncode == 0, done.stdout
-        return done.stdout
+        return successful(done).stdout
 
     run(f"--benchmark-json={saved}")
     names = {bench["name"] for bench in json.loads(saved.read_bytes())["benchmarks"]}

@@ -59,11 +59,11 @@ class BridgeProcess(LineProcess):
         return self.wait(WITHIN_SECONDS)
 
     def __exit__(self, *_: object) -> None:
-        self.kill()
+        super().__exit__()
         assert "Traceback" not in self.log(), self.log()
 
 
-class BridgedLine:
+class BridgedLine(contextlib.AbstractContextManager["BridgedLine"]):
     """A line's journal and its file, with the table of one bridge, which begins with the oldest event."""
 
     def __init__(self, folder: Path, kind: str, keys: str = "") -> None:
@@ -80,9 +80,6 @@ class BridgedLine:
 
     def acked(self, seq: int) -> None:
         self.journal.wait_until_acked(seq, self.kind)
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.journal.close()

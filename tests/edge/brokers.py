@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import subprocess
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -20,48 +19,35 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from tests.edge.followed_line import WITHIN_SECONDS, wait_until
+from tests.edge.lines import Restartable
 from tests.needs import need
 
 OPEN = "allow_anonymous true"
 
 
-class Broker:
-    """mosquitto in a process of its own on one port of loopback. It keeps nothing when it is killed. `address`: as the
-    fixture `address` reserves one. `settings`: lines of its configuration."""
+class Broker(Restartable):
+    """mosquitto in a process of its own on one port of loopback. It keeps nothing when it is killed, as by a power cut.
+    `address`: as the fixture `address` reserves one. `settings`: lines of its configuration."""
 
     def __init__(self, folder: Path, address: str, settings: str = OPEN) -> None:
-        self._program = need("mosquitto")
-        self.port = int(address.rpartition(":")[2])
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-        self.settings = settings
-        self._starts = 0
+        self.port, self.settings, self._file = int(address.rpartition(":")[2]), settings, folder / "mosquitto.conf"
+        super().__init__("mosquitto", [need("mosquitto"), "-c", self._file], folder / "mosquitto.log")
 
-    def start(self) -> Self:
+    def start(self) -> None:
         """Start it, and wait until it listens."""
-        self._starts += 1
-        file, log = self._folder / "mosquitto.conf", self._folder / f"mosquitto-{self._starts}.log"
-        file.write_text(f"listener {self.port} 127.0.0.1\nuser root\nlog_dest stderr\n{self.settings}\n")
-        with log.open("wb") as output:
-            self._process = subprocess.Popen([self._program, "-c", file], stdout=output, stderr=output)
+        self._file.write_text(f"listener {self.port} 127.0.0.1\nuser root\nlog_dest stderr\n{self.settings}\n")
+        self._log.unlink(missing_ok=True)
+        super().start()
 
         def runs() -> bool:
-            assert self._process is not None
-            assert self._process.poll() is None, log.read_text()
-            return "running" in log.read_text()
+            assert (end := self.ended()) is None, end
+            return "running" in self._log.read_text()
 
         wait_until(runs, "mosquitto runs")
-        return self
-
-    def kill(self) -> None:
-        """As by a power cut: nothing that it holds is stored."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-            self._process = None
 
     def __enter__(self) -> Self:
-        return self.start()
+        self.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.kill()

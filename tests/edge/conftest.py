@@ -9,6 +9,7 @@ import pytest
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.inference import Engine, open_engine
+from tests.small_bundle import copy_of
 
 MEMORY, LEAST_BYTES = Path("/dev/shm"), 4 << 30
 
@@ -21,6 +22,12 @@ def tmp_path(tmp_path: Path) -> Iterator[Path]:
         return
     with TemporaryDirectory(prefix="heatline-", dir=MEMORY, ignore_cleanup_errors=True) as folder:
         yield Path(folder)
+
+
+@pytest.fixture
+def folder(bundle: Bundle, tmp_path: Path) -> Path:
+    """A copy of the small bundle, which the test damages."""
+    return copy_of(bundle, tmp_path / "b")
 
 
 @pytest.fixture(scope="session")

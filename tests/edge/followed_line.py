@@ -1,8 +1,9 @@
 """A line as durable consumers see it: a journal, the server of the journal, and bare sockets that follow it."""
 
+import contextlib
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 import zmq
@@ -55,7 +56,7 @@ def event(seq: int, topic: str, journal_id: str | None, detail: str = "") -> Cou
     )  # fmt: skip
 
 
-class FollowedLine:
+class FollowedLine(contextlib.AbstractContextManager["FollowedLine"]):
     """A journal and its server; the server can be restarted, and the journal replaced."""
 
     def __init__(
@@ -122,9 +123,6 @@ class FollowedLine:
 
     def wait_until_gone(self, name: str = "mes1") -> None:
         wait_until(lambda: not self.server.states()[name].connected, f"{name} is disconnected")
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -165,6 +165,9 @@ class LineProcess(subprocess.Popen[bytes]):
         super().kill()
         self.wait()
 
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
 
 class RunningLine:
     """A running line and its received events. A test whose event does not come in time fails with the line's log."""
@@ -284,12 +287,11 @@ def line_started(
     line: Path, env: Mapping[str, str] | None = None, command: Sequence[str | Path] = (HEATLINE, "run")
 ) -> Iterator[LineProcess]:
     """Start the process of a line; it is killed at the end."""
-    with tempfile.NamedTemporaryFile(prefix="heatline-line-") as output:
-        process = LineProcess([*command, line], Path(output.name), env)
-        try:
-            yield process
-        finally:
-            process.kill()
+    with (
+        tempfile.NamedTemporaryFile(prefix="heatline-line-") as output,
+        LineProcess([*command, line], Path(output.name), env) as process,
+    ):
+        yield process
 
 
 @contextlib.contextmanager
@@ -361,14 +363,18 @@ def tree(root: int) -> list[int]:
     return pids
 
 
-class NotifySocket:
+class NotifySocket(socket.socket):
     """The datagram socket to which a service sends its notifications, in place of systemd's."""
 
-    def __init__(self, path: Path) -> None:
-        self.env = {"NOTIFY_SOCKET": str(path)}
-        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        self.socket.bind(str(path))
-        self.socket.settimeout(WITHIN_SECONDS)
+    def __init__(self, folder: Path) -> None:
+        super().__init__(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.env = {"NOTIFY_SOCKET": str(folder / "notify")}
+        self.bind(self.env["NOTIFY_SOCKET"])
+        self.settimeout(WITHIN_SECONDS)
+
+    def next(self) -> list[str]:
+        """Return the next assignments."""
+        return self.recv(4096).decode().split("\n")
 
     def wait_for(self, assignment: str) -> list[str]:
         """Wait for an assignment; return all that came, up to it."""
@@ -376,26 +382,17 @@ class NotifySocket:
         give_up = time.monotonic() + WITHIN_SECONDS
         while assignment not in assignments:
             assert time.monotonic() < give_up, f"{assignment} did not come, but {assignments}"
-            assignments += self.socket.recv(4096).decode().split("\n")
+            assignments += self.next()
         return assignments
 
     def rest(self) -> list[str]:
         """Return the assignments that came and are unread."""
-        self.socket.setblocking(False)
+        self.setblocking(False)
         assignments: list[str] = []
         with contextlib.suppress(BlockingIOError):
             while True:
-                assignments += self.socket.recv(4096).decode().split("\n")
+                assignments += self.next()
         return assignments
-
-
-@contextlib.contextmanager
-def notify_socket(folder: Path) -> Iterator[NotifySocket]:
-    listening = NotifySocket(folder / "notify")
-    try:
-        yield listening
-    finally:
-        listening.socket.close()
 
 
 def assert_every_frame_has_its_event(received: ReceivedEvents, cameras: Sequence[str]) -> None:

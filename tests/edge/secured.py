@@ -9,6 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import zmq
 
@@ -104,6 +105,14 @@ def connected(address: str, kind: int, keys: ClientKeys | None = None) -> Iterat
             keys.apply(client)
         client.connect(address)
         yield client
+
+
+@contextlib.contextmanager
+def begun(server: Any) -> Iterator[Any]:
+    """Start what has `start` and `close`, and close it at the end."""
+    with contextlib.closing(server):
+        server.start()
+        yield server
 
 
 def answers(port: int) -> bool:

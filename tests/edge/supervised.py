@@ -26,20 +26,13 @@ from heatline.edge.cameras.supervisor import CameraAlarm, SupervisedCamera
 from heatline.edge.cameras.triggering import PartRequest
 from heatline.edge.frames import BadFrame, Frame, Stamp
 from heatline.edge.wire.commands import Reply
+from tests.edge.secured import until
 
 WITHIN_SECONDS = 60.0
 """Time limit for what would hang otherwise; never a measured time."""
 
 _FRAME_BYTES = len(msgspec.msgpack.encode(FrameReady(Stamp("top", 1), 0, (5, 12), "Mono8", None)))
 """Size of a frame's message; timestamps and digest add less than a tenth."""
-
-
-def until(done: Callable[[], bool], what: str) -> None:
-    """Wait until a condition holds, without grabbing."""
-    give_up = time.monotonic() + WITHIN_SECONDS
-    while not done():
-        assert time.monotonic() < give_up, f"{what} did not happen"
-        time.sleep(0.002)
 
 
 def wait_ns(from_ns: int, seconds: float) -> None:
@@ -77,6 +70,14 @@ def grabbed(camera: FrameSource[Any]) -> Frame | BadFrame:
     one = camera.grab(WITHIN_SECONDS)
     assert one is not None, "no frame came"
     return one
+
+
+@contextlib.contextmanager
+def opened_camera(camera: FrameSource[Any]) -> Iterator[Any]:
+    """Open a camera in this process, and close it at the end."""
+    with contextlib.closing(camera):
+        assert camera.open().found
+        yield camera
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:
@@ -229,12 +230,10 @@ def give_time(monkeypatch: pytest.MonkeyPatch) -> None:
 def watched(settings: CameraSettings, *, drawn: bool = True, opened: bool = True) -> Iterator[Watched]:
     """Create a camera, open it if requested, and close it at the end."""
     camera = Watched(settings, drawn=drawn)
-    try:
+    with contextlib.closing(camera.camera):
         if opened:
             camera.camera.open()
         yield camera
-    finally:
-        camera.camera.close()
 
 
 class Edges(PatternSettings, frozen=True, kw_only=True, tag="pattern"):

@@ -30,7 +30,7 @@ from tests.command import complaint, heatline
 from tests.edge.bridged_line import LINE_FILE, BridgedLine, Identity, OpcuaDoor, Plc, acknowledge, call, ids, read
 from tests.edge.brokers import Broker, Plant
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, PART, WITHIN_SECONDS, event, wait_until
-from tests.edge.lines import notify_socket
+from tests.edge.lines import NotifySocket
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.golden import assert_golden
 
@@ -53,7 +53,7 @@ class Got(NamedTuple):
     part_id: str
 
 
-class Plants:
+class Plants(contextlib.AbstractContextManager["Plants"]):
     """The plant's side of a bridge: `poll` stores what has come, each result once, and acknowledges it."""
 
     keys: str
@@ -84,9 +84,6 @@ class Plants:
 
     def state(self) -> tuple[str, str, int]:
         raise NotImplementedError
-
-    def __enter__(self) -> Self:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.die()
@@ -288,7 +285,7 @@ def test_what_is_lost_is_told_and_the_older_bridge_ends(plant: Plants, line: Bri
     headers = {3: ("journal", to_bytes(stored)), 4: ("journal", to_bytes(unknown)), 5: (GOOD, newer)}
     journal.append([Record(seq, time.time_ns(), *headers[seq], None) for seq in headers], {})
     (last,) = line.journal.add(DEFECT)
-    with notify_socket(tmp_path) as systemd, line.bridge(systemd.env) as bridge:
+    with NotifySocket(tmp_path) as systemd, line.bridge(systemd.env) as bridge:
         systemd.wait_for("READY=1")
 
         def is_told() -> bool:

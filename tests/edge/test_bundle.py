@@ -28,12 +28,6 @@ Change = Callable[[dict[str, Any]], Any]
 RIGHT = golden_tiles()
 
 
-@pytest.fixture
-def folder(bundle: Bundle, tmp_path: Path) -> Path:
-    """A copy of the small bundle, which the test damages."""
-    return copy_of(bundle, tmp_path / "b")
-
-
 @pytest.fixture(scope="module")
 def references() -> dict[str, Reference]:
     rng = np.random.default_rng(1)

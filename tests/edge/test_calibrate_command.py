@@ -20,7 +20,7 @@ from heatline.edge.drift import OF_POSE
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.reference.reference import Reference
-from tests.command import heatline, refused
+from tests.command import heatline, refused, successful
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import write_pictures
 from tests.golden import assert_golden
@@ -41,8 +41,7 @@ def logit_of(value: int) -> float:
 
 def reported(*arguments: str | Path) -> dict[str, Any]:
     """Return the report of a command that succeeds, whose warnings are also sentences for people."""
-    result = heatline(*arguments, "--json")
-    assert result.returncode == 0, result.stderr
+    result = successful(heatline(*arguments, "--json"))
     report = json.loads(result.stdout)
     assert [f"warning: {each}" for each in report["warnings"]] == result.stderr.splitlines()
     assert isinstance(report, dict)

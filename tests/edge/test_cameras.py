@@ -37,7 +37,7 @@ from heatline.edge.frames import BadFrame, Frame, Stamp
 from tests.edge.gv_cameras import aravis_camera
 from tests.edge.lines import write_pictures
 from tests.edge.rtsp_server import BLUE, FPS, GREEN, RED, RtspServer, rtsp_server
-from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, grabbed, held, in_thread
+from tests.edge.supervised import WITHIN_SECONDS, drawn_camera, grabbed, held, in_thread, opened_camera
 
 PATIENT = {"open_within_s": WITHIN_SECONDS, "read_within_s": WITHIN_SECONDS}
 """Long, as a healthy server may be slow on a busy machine."""
@@ -194,14 +194,8 @@ def example(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Example]
             )
 
 
-@contextlib.contextmanager
-def opened(settings: CameraSettings) -> Iterator[FrameSource[Any]]:
-    camera = make_source(settings)
-    try:
-        assert camera.open().found
-        yield camera
-    finally:
-        camera.close()
+def opened(settings: CameraSettings) -> contextlib.AbstractContextManager[FrameSource[Any]]:
+    return opened_camera(make_source(settings))
 
 
 def frames_of(camera: FrameSource[Any], count: int, first_id: int | None = 1) -> Iterator[Frame]:
@@ -431,11 +425,8 @@ def network_camera(url: str, **keys: Any) -> RtspCamera:
     return RtspCamera(RtspSettings(name="top", url=url, **(PATIENT | keys)))
 
 
-@contextlib.contextmanager
-def opened_at(url: str, **keys: Any) -> Iterator[RtspCamera]:
-    with contextlib.closing(network_camera(url, **keys)) as camera:
-        camera.open()
-        yield camera
+def opened_at(url: str, **keys: Any) -> contextlib.AbstractContextManager[RtspCamera]:
+    return opened_camera(network_camera(url, **keys))
 
 
 def assert_ends(camera: RtspCamera, why: str) -> None:

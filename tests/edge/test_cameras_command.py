@@ -17,7 +17,7 @@ from heatline.edge.cameras.discovery import video_devices
 from heatline.edge.config import load_config
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.service.changeover import prepare
-from tests.command import heatline
+from tests.command import heatline, successful
 from tests.edge.gv_cameras import aravis_camera
 from tests.edge.lines import write_pictures
 from tests.small_bundle import contents_of, manifest
@@ -121,7 +121,6 @@ def test_a_camera_has_and_keeps_its_own_ranges_in_its_area(tmp_path: Path, caplo
     assert "a frame of camera dim must be" in heatline("bundle", "show", own, env={"COLUMNS": "400"}).stdout
 
     write_pictures(tmp_path / "lit", {f"{seed}.png": textured(200, seed) for seed in range(6)})
-    again = heatline("calibrate", own, tmp_path / "lit", "--to", tmp_path / "again")
-    assert again.returncode == 0, again.stderr
+    successful(heatline("calibrate", own, tmp_path / "lit", "--to", tmp_path / "again"))
     both = open_bundle(tmp_path / "again").manifest.calibration.plausible_by_camera
     assert both == now.calibration.plausible_by_camera, "new thresholds leave them unchanged"

@@ -27,6 +27,7 @@ from heatline.edge.images import read_rgb
 from heatline.edge.wire.events import BundleName, Event, Message, VerdictEvent, WebState
 from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process, refused
 from tests.edge.lines import small_frames, started, write_line, write_pictures
+from tests.edge.secured import begun
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, LIVE_ONLY, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.golden import assert_golden
@@ -228,10 +229,8 @@ def test_inspect_without_images_or_into_an_unusable_folder_or_full_disk_is_an_er
 
 @pytest.fixture
 def publisher(address: str) -> Iterator[Publisher]:
-    made = Publisher(address)
-    made.start()
-    yield made
-    made.close()
+    with begun(Publisher(address)) as made:
+        yield made
 
 
 def watched(publisher: Publisher, address: str, *events: Message | Event, options: tuple[str, ...] = ()) -> str:

@@ -25,7 +25,7 @@ from heatline.edge.labels.collected import ENOUGH_GOOD, count_collected, name_of
 from heatline.edge.labels.folder import Label, LabelFolder
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.wire.events import COLLECTING, StatusEvent, StepEvent, VerdictEvent, event_from
-from tests.command import complaint, heatline
+from tests.command import complaint, heatline, successful
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.lines import (
     RunningLine,
@@ -107,8 +107,7 @@ def test_no_frame_gets_a_verdict_until_a_bundle_is_loaded_between_two_frames_and
         assert (status.returncode, "NOT_READY (collecting)" in status.stdout) == (18, True)
         until(lambda: len(unlabelled(line)) > 2)
         text = line.file.read_text()
-        reloaded = heatline("reload", line.file, "--bundle", bundle.path)
-        assert reloaded.returncode == 0, reloaded.stderr
+        successful(heatline("reload", line.file, "--bundle", bundle.path))
         assert line.file.read_text() == f'bundle = "{bundle.path}"\n{text}'
         inspected = run.until_inspected()
         assert inspected.bundle is not None

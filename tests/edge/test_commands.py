@@ -29,7 +29,7 @@ from heatline.edge.wire.commands import (
 )
 from heatline.edge.wire.events import BundleName
 from heatline.edge.wire.requests import Refused, to_bytes
-from tests.command import WITHIN_SECONDS, complaint, heatline
+from tests.command import WITHIN_SECONDS, complaint, heatline, successful
 from tests.edge.lines import running, write_line_with
 from tests.edge.secured import free_port, until
 from tests.test_docs import blocks, read, section
@@ -239,9 +239,7 @@ ACCESS_DENIED = 21
 
 def typed(*arguments: str | Path) -> str:
     """Return what a successful command prints."""
-    result = heatline(*arguments)
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    return successful(heatline(*arguments)).stdout
 
 
 def test_a_reachable_line_needs_a_key_and_serves_allowed_clients(tmp_path: Path, bundle: Bundle) -> None:

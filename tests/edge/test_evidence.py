@@ -372,8 +372,10 @@ def test_a_disk_that_does_not_answer_holds_up_no_end(
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     file = line_with_evidence(tmp_path, bundle, address)
-    feed = PictureFeed(picture_socket(file))
-    with contextlib.closing(feed), started(sys.executable, "-c", HANGING, file) as process:
+    with (
+        contextlib.closing(PictureFeed(picture_socket(file))),
+        started(sys.executable, "-c", HANGING, file) as process,
+    ):
         assert process.stderr.readline() == "the disk hangs\n"
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=WITHIN_SECONDS)

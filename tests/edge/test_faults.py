@@ -14,7 +14,6 @@ from tests.edge.lines import (
     NotifySocket,
     RunningLine,
     assert_every_frame_has_its_event,
-    notify_socket,
     running,
     write_line,
     write_line_with,
@@ -126,7 +125,7 @@ def until_status_has(systemd: NotifySocket, excerpt: str) -> list[str]:
     """Wait for a status that contains a text; return all notifications up to it."""
     notifications: list[str] = []
     while not any(one.startswith("STATUS=NOT_READY: running, ") and excerpt in one for one in notifications):
-        notifications += systemd.socket.recv(4096).decode().split("\n")
+        notifications += systemd.next()
     return notifications
 
 
@@ -136,7 +135,7 @@ def until_status_has(systemd: NotifySocket, excerpt: str) -> list[str]:
 def test_a_hung_stage_stops_heartbeat_and_watchdog(tmp_path: Path, bundle: Bundle, address: str, stage: str) -> None:
     line = write_line_with(tmp_path, bundle.path, address, {"top": PATIENT}, 'heatmaps = "never"')
     hang = Hang(tmp_path / "hang", stage)
-    with notify_socket(tmp_path) as systemd, running(line, address, env={**systemd.env, **WATCHDOG, **hang.env}) as run:
+    with NotifySocket(tmp_path) as systemd, running(line, address, env={**systemd.env, **WATCHDOG, **hang.env}) as run:
         systemd.wait_for("WATCHDOG=1")
         run.until_handshake("READY")
         with hang.hung():
@@ -159,7 +158,7 @@ def test_a_dead_camera_still_feeds_the_watchdog(tmp_path: Path, bundle: Bundle, 
     """Without frames, probes pass all stages and feed the watchdog."""
     dead = {"kind": "v4l2", "device": str(tmp_path / "no-such-camera")}
     line = write_line_with(tmp_path, bundle.path, address, {"top": dead}, 'heatmaps = "never"')
-    with notify_socket(tmp_path) as systemd, running(line, address, env={**systemd.env, **WATCHDOG}) as run:
+    with NotifySocket(tmp_path) as systemd, running(line, address, env={**systemd.env, **WATCHDOG}) as run:
         first = run.until_handshake("NOT_READY", "no_camera")
         until_status_has(systemd, "no camera is available")
         for _ in range(2):

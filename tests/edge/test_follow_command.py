@@ -18,6 +18,7 @@ from heatline.edge.wire.following import Delivered
 from tests.command import HEATLINE, heatline, refused
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.followed_line import ALARM, DEFECT, GOOD, WITHIN_SECONDS, FollowedLine, wait_until
+from tests.edge.lines import started
 
 
 @pytest.fixture
@@ -39,16 +40,9 @@ def following_into(line: FollowedLine, file: Path) -> tuple[str | Path, ...]:
     return "follow", line.address, "--name", "mes1", "--jsonl", file
 
 
-@contextlib.contextmanager
-def following(address: str, *arguments: str | Path) -> Iterator["subprocess.Popen[bytes]"]:
+def following(address: str, *arguments: str | Path) -> "contextlib.AbstractContextManager[subprocess.Popen[str]]":
     """In a process of its own, killed at the end."""
-    with subprocess.Popen(
-        [HEATLINE, "follow", address, "--name", "mes1", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
+    return started(HEATLINE, "follow", address, "--name", "mes1", *arguments)
 
 
 def lines(events: Sequence[Delivered]) -> str:
@@ -73,7 +67,7 @@ def test_events_are_printed_one_per_line_in_order_after_the_last_acknowledged(li
 def test_follow_waits_for_a_line_and_ends_when_its_reader_has_gone(tmp_path: Path) -> None:
     address = f"ipc://{tmp_path}/follow"
     with following(address) as process:
-        assert b"is silent; following again until it answers" in process.stderr.readline()
+        assert "is silent; following again until it answers" in process.stderr.readline()
         with FollowedLine(tmp_path / "journal", address) as line:
             line.add(GOOD)
             assert json.loads(process.stdout.readline())["seq"] == 1

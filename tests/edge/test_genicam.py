@@ -2,7 +2,6 @@
 
 import contextlib
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +16,8 @@ from heatline.edge.cameras.settings import GenicamSettings
 from heatline.edge.errors import CameraError, MissingExtraError
 from heatline.edge.frames import BadFrame, Frame
 from tests.edge.gv_cameras import AravisCamera, aravis_camera, need_aravis, noise, viva_camera
-from tests.edge.supervised import WITHIN_SECONDS, grabbed
+from tests.edge.secured import until
+from tests.edge.supervised import grabbed, opened_camera
 
 FAST = 200.0
 """Frames per second, so that tests do not wait for frames."""
@@ -30,18 +30,13 @@ def device() -> Iterator[AravisCamera]:
         yield camera
 
 
-@contextlib.contextmanager
-def opened(address: str | None, **keys: Any) -> Iterator[GenicamCamera]:
-    camera = GenicamCamera(GenicamSettings(name="cam", address=address, **keys))
-    with contextlib.closing(camera):
-        camera.open()
-        yield camera
+def opened(address: str | None, **keys: Any) -> contextlib.AbstractContextManager[GenicamCamera]:
+    return opened_camera(GenicamCamera(GenicamSettings(name="cam", address=address, **keys)))
 
 
 def opening(address: str | None, **keys: Any) -> Opened:
     """Open a camera, close it, and return what `open` reported."""
-    camera = GenicamCamera(GenicamSettings(name="cam", address=address, **keys))
-    with contextlib.closing(camera):
+    with contextlib.closing(GenicamCamera(GenicamSettings(name="cam", address=address, **keys))) as camera:
         return camera.open()
 
 
@@ -67,9 +62,7 @@ def test_frames_of_a_region_arrive_byte_for_byte_as_the_camera_sent_them(
                 assert (frame.pixel_format, frame.image.dtype) == (pixel_format, dtype)
                 assert not frame.image.flags.owndata
                 np.testing.assert_array_equal(frame.image, sent)
-            until = time.monotonic() + WITHIN_SECONDS
-            while camera.counters()["underruns"] == 0 and time.monotonic() < until:  # fills all other buffers
-                time.sleep(0.01)
+            until(lambda: camera.counters()["underruns"] > 0)  # all other buffers have been filled
         np.testing.assert_array_equal(frame.image, sent)
 
 

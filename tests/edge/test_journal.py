@@ -131,21 +131,20 @@ def test_a_page_equals_what_a_simple_reader_finds(
     assert page.lost_through == (lost if after < lost else None)
 
 
-def test_a_read_only_or_full_disk_is_read_and_not_written(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk") as disk:
-        with appended(disk, *records(1, 50)):
-            pass
-        make_read_only(disk)
+def test_a_read_only_or_full_disk_is_read_and_not_written(disk: Path) -> None:
+    with appended(disk, *records(1, 50)):
+        pass
+    make_read_only(disk)
+    assert read_all(disk) == records(1, 50)
+    for write_it in (lambda: Journal(disk, LINE), lambda: move_aside(disk / FILE_NAME)):
+        with fails("failed"):
+            write_it()
+    make_writable(disk)
+    fill(disk)
+    for _ in range(2):  # the first attempt leaves files behind
         assert read_all(disk) == records(1, 50)
-        for write_it in (lambda: Journal(disk, LINE), lambda: move_aside(disk / FILE_NAME)):
-            with fails("failed"):
-                write_it()
-        make_writable(disk)
-        fill(disk)
-        for _ in range(2):  # the first attempt leaves files behind
-            assert read_all(disk) == records(1, 50)
-        with fails("full", match="no room"):
-            Journal(disk, LINE)
+    with fails("full", match="no room"):
+        Journal(disk, LINE)
 
 
 @pytest.fixture

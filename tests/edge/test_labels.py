@@ -23,7 +23,7 @@ from heatline.edge.wire.events import Areas, Stroke
 from heatline.train.readers import read_folder
 from heatline.train.readers.annotation import Polygon
 from heatline.train.readers.folder import list_folder
-from tests.command import complaint, heatline
+from tests.command import complaint, heatline, successful
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.view_pages import Answer, page_at, serving
 from tests.train.blobs import draw_blobs
@@ -224,8 +224,7 @@ def test_a_labelled_folder_is_trained_and_its_scores_find_wrong_labels_wherever_
     for number, image in enumerate(blobs.images):
         places = Areas(strokes=[Stroke(((60, 60), (90, 90)), 30)]) if image.defective and number < 6 else None
         folder.relabel(image.path.name, "defective" if image.defective else "good", ("unlabelled", 0), places)
-    done = heatline("train", pictures, "out=runs/first", *tiny)
-    assert done.returncode == 0, done.stderr
+    successful(heatline("train", pictures, "out=runs/first", *tiny))
     run = newest_run(pictures)
     assert run == Path("runs/first")
     scores: Mapping[str, float] = read_scores(run)

@@ -31,6 +31,7 @@ from heatline.edge.wire.events import CountedEvent, Counts, Message, VerdictEven
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import make_writer
 from tests.edge.lines import setup_of
+from tests.edge.secured import begun
 from tests.edge.supervised import in_thread
 from tests.edge.wire_examples import ALARM, DEFECT, GOOD, HANDSHAKE
 from tests.small_bundle import dark_square, white_frame
@@ -40,12 +41,9 @@ def verdict(seq: int, message: Message = GOOD) -> Message:
     return Message(msgspec.structs.replace(message.event, seq=seq), message.png)
 
 
-@contextlib.contextmanager
-def publishing(address: str, journal: Numbering | None = None) -> Iterator[Publisher]:
+def publishing(address: str, journal: Numbering | None = None) -> contextlib.AbstractContextManager[Publisher]:
     """A running publisher; at the end, it sends all that waits."""
-    with contextlib.closing(Publisher(address, journal)) as publisher:
-        publisher.start()
-        yield publisher
+    return begun(Publisher(address, journal))
 
 
 @pytest.mark.parametrize("kind", ["tcp", "ipc"])

@@ -35,7 +35,7 @@ from heatline.edge.wire.commands import refusal as refused
 from heatline.edge.wire.events import CameraState, HandshakeState, VerdictEvent
 from tests.edge.bridged_line import BridgedLine, Plc, modbus_served
 from tests.edge.followed_line import BUNDLE, DEFECT, GOOD, WITHIN_SECONDS, event, wait_until
-from tests.edge.secured import free_port
+from tests.edge.secured import begun, free_port
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import NO_VERDICT
 from tests.test_docs import read, rows, section
@@ -169,14 +169,12 @@ class Served:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder, port = tmp_path_factory.mktemp("modbus"), free_port()
     requests: deque[tuple[Any, Callable[[Any], object]]] = deque()
-    commands = CommandServer(f"ipc://{folder}/commands", lambda request, answer: requests.append((request, answer)))
-    commands.start()
     line = BridgedLine(folder, "modbus", f'listen = "127.0.0.1:{port.number}"\nword_order = "low_first"')
     products = "".join(f'[[products]]\nname = "{name}"\nbundle = "none"\n' for name in PLACES.products)
     tables = f'[commands]\nbind = "ipc://{folder}/commands"\n{products}'
     line.file.write_text(f'product = "4711"\n{line.file.read_text()}{tables}')
     with (
-        contextlib.closing(commands),
+        begun(CommandServer(f"ipc://{folder}/commands", lambda *asked: requests.append(asked))),
         line,
         StatusOnlyLine(line.events, a_status()) as status,
         line.bridge() as bridge,

@@ -49,7 +49,7 @@ from tests.edge.bridged_line import (
     until_read,
 )
 from tests.edge.followed_line import BUNDLE, DEFECT, GOOD, WITHIN_SECONDS
-from tests.edge.secured import free_port
+from tests.edge.secured import begun, free_port
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.test_docs import read as read_document
 from tests.test_docs import rows
@@ -92,12 +92,11 @@ def served(tmp_path_factory: pytest.TempPathFactory, identities: tuple[Identity,
         else:
             answer(reply)
 
-    commands, door = CommandServer(f"ipc://{folder}/commands", select), OpcuaDoor(folder / "opcua", port.number)
-    commands.start()
+    door = OpcuaDoor(folder / "opcua", port.number)
     keys = f'listen = "127.0.0.1:{port.number}"\nhold = 50\nacknowledge = "offered"'
     keys += f'\n[commands]\nbind = "ipc://{folder}/commands"'
     with (
-        contextlib.closing(commands),
+        begun(CommandServer(f"ipc://{folder}/commands", select)),
         BridgedLine(folder, "opcua", keys) as line,
         StatusOnlyLine(line.events, a_status(handshake=READY)) as status,
         line.bridge() as bridge,

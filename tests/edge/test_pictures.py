@@ -97,9 +97,8 @@ class Line:
 @pytest.fixture
 def line(tmp_path: Path, bundle: Bundle, openvino: Engine) -> Iterator[Line]:
     path = tmp_path / "pictures" / "line"
-    made = Line(PictureFeed(path), setup_of(bundle, openvino), path)
-    yield made
-    made.feed.close()
+    with contextlib.closing(PictureFeed(path)) as feed:
+        yield Line(feed, setup_of(bundle, openvino), path)
 
 
 def received(client: PictureClient) -> Picture:

@@ -26,9 +26,9 @@ from heatline.edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED, FaultLog
 from heatline.edge.wire.events import Account, CameraState, Message, StatusEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, heatline
 from tests.edge.lines import (
+    NotifySocket,
     ReceivedEvents,
     assert_every_frame_has_its_event,
-    notify_socket,
     running,
     small_frames,
     started,
@@ -65,7 +65,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> tuple[Rec
     os.rename(side / "009.png", os.fsencode(side) + b"/009-\xe9.png")  # Latin-1
     address, cameras = f"ipc://{folder}/events", {"top": 'path = "top"', "side": 'path = "side"'}
     line = write_line(folder, bundle.path, address, cameras, 'heatmaps = "always"')
-    with notify_socket(folder) as systemd, running(line, address, env=systemd.env) as run:
+    with NotifySocket(folder) as systemd, running(line, address, env=systemd.env) as run:
         before = systemd.wait_for("READY=1")
         received = run.until_stopped()
         return received, before + systemd.rest()
@@ -142,7 +142,7 @@ def test_sigint_while_frames_are_in_flight_loses_none(endless: Path, address: st
 def test_sigterm_during_the_start_or_the_wait_ends_the_service_in_order(
     tmp_path: Path, endless: Path, status_text: str
 ) -> None:
-    with notify_socket(tmp_path) as systemd, started(HEATLINE, "run", endless, env=systemd.env) as process:
+    with NotifySocket(tmp_path) as systemd, started(HEATLINE, "run", endless, env=systemd.env) as process:
         systemd.wait_for(status_text)
         process.send_signal(signal.SIGTERM)
         _, log = process.communicate(timeout=WITHIN_SECONDS)
@@ -154,7 +154,7 @@ def test_sigterm_during_the_start_or_the_wait_ends_the_service_in_order(
 def test_frames_are_inspected_although_systemd_does_not_read(
     tmp_path: Path, short: Path, address: str, how: str
 ) -> None:
-    with notify_socket(tmp_path) as systemd, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
+    with NotifySocket(tmp_path) as systemd, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
         filler.connect(systemd.env["NOTIFY_SOCKET"])
         filler.setblocking(False)
         with contextlib.suppress(BlockingIOError):
@@ -168,7 +168,7 @@ def test_frames_are_inspected_although_systemd_does_not_read(
 
 def test_a_line_without_subscribers_inspects(tmp_path: Path, short: Path) -> None:
     short.write_text(short.read_text().replace("wait_for_subscriber_s = 60", "wait_for_subscriber_s = 0.1"))
-    with notify_socket(tmp_path) as systemd:
+    with NotifySocket(tmp_path) as systemd:
         result = heatline("run", short, env=systemd.env)
         assert "STATUS=NOT_READY: stopped, 3 events" in systemd.rest()
     assert result.returncode == 0

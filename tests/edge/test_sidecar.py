@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from heatline.edge.wire.events import WebState
 from tests.command import WITHIN_SECONDS, complaint, heatline, process_env
 from tests.edge.journals import Clocks, good, make_writer
 from tests.edge.lines import small_frames, write_line, write_pictures
-from tests.edge.secured import free_port, until
+from tests.edge.secured import begun, free_port, until
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.view_pages import Page, next_message, serving
 
@@ -65,14 +65,8 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-@contextlib.contextmanager
-def beside(file: Path, of: LineConfig, feed: PictureFeed | None = None) -> Iterator[Sidecar]:
-    child = Sidecar(file, of, feed)
-    child.start()
-    try:
-        yield child
-    finally:
-        child.close()
+def beside(file: Path, of: LineConfig, feed: PictureFeed | None = None) -> contextlib.AbstractContextManager[Sidecar]:
+    return begun(Sidecar(file, of, feed))
 
 
 def test_a_child_that_ends_is_started_again_after_pauses_that_grow_until_one_runs_stably(

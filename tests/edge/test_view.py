@@ -49,7 +49,7 @@ from heatline.edge.wire.events import (
 from tests.command import WITHIN_SECONDS
 from tests.edge.journals import Clocks, good, make_writer
 from tests.edge.lines import write_line
-from tests.edge.secured import until
+from tests.edge.secured import begun, until
 from tests.edge.status_only_line import a_status
 from tests.edge.view_pages import (
     NAME,
@@ -622,17 +622,14 @@ def test_pictures_are_bounded_by_number_and_by_bytes() -> None:
 @contextlib.contextmanager
 def collecting(folder: Path, address: str) -> Iterator[tuple[Memory, Metrics, Publisher]]:
     """A page that reads the journal in a folder, and a line that publishes."""
-    memory, publisher = Memory(), Publisher(address)
+    memory, journal, pictures = Memory(), folder / "journal.db", folder / "no-pictures"
     metrics = Metrics(memory)
-    publisher.start()
-    try:
-        with Collector(
-            memory, metrics, address=address, keys=None, journal=folder / "journal.db", pictures=folder / "no-pictures"
-        ):
-            assert publisher.wait_for_subscriber(WITHIN_SECONDS)
-            yield memory, metrics, publisher
-    finally:
-        publisher.close()
+    with (
+        begun(Publisher(address)) as publisher,
+        Collector(memory, metrics, address=address, keys=None, journal=journal, pictures=pictures),
+    ):
+        assert publisher.wait_for_subscriber(WITHIN_SECONDS)
+        yield memory, metrics, publisher
 
 
 def numbers(memory: Memory) -> list[int]:

@@ -34,7 +34,7 @@ from heatline.train.readers import read_folder
 from heatline.train.references import ReferenceSummary
 from heatline.train.run import Split, TrainedRun, load_run
 from heatline.train.validation_frames import ValidationFrames, graph_inputs, run_validation
-from tests.command import complaint, heatline, heatline_process
+from tests.command import complaint, heatline, heatline_process, successful
 from tests.toy_vit import ToyViT
 from tests.train.blobs import BOARD_HW, draw_blobs, draw_boards
 
@@ -314,12 +314,8 @@ def test_a_run_that_was_stopped_is_exported_with_a_warning(trained_run: Path, tm
 @pytest.mark.long
 def test_another_process_writes_the_same_graph_and_reports_its_agreement(trained_run: Path, tmp_path: Path) -> None:
     """Hashes, and with them the order of sets, differ from process to process."""
-    reports = [
-        export("export", trained_run, "--to", tmp_path / name, "--precision", "f32")
-        for name, export in [("here", heatline), ("there", heatline_process)]
-    ]
-    for done in reports:
-        assert done.returncode == 0, done.stderr
+    for name, export in ("here", heatline), ("there", heatline_process):
+        done = successful(export("export", trained_run, "--to", tmp_path / name, "--precision", "f32"))
         report = " ".join(done.stdout.split())
         difference = "largest difference from the trained model on 16 golden tiles"
         for words in (difference, "mean(map) - logit ", "compared with the model", "shipped as model_f32.xml"):

@@ -116,7 +116,7 @@ def test_neither_explanation_nor_layers_that_stay_in_f32_are_quantised(case: Cas
     """Nor does NNCF send telemetry: it uses a stub."""
     layers = [each.get_friendly_name() for each in case.f32.read().get_ordered_ops() if each.get_type_name() in LAYERS]
     layers = [name for name in layers if not is_explanation(name)]
-    for variant, first, last in ((Quantisation(), 0, 0), (Quantisation(True, 0.5, 0.25), 0.5, 0.25)):
+    for variant, first, last in ((Quantisation("all"), 0, 0), (Quantisation("layers", True, 0.5, 0.25), 0.5, 0.25)):
         made = quantise(case.f32, (TILES[:4],), variant, transformer=isinstance(case.model, RolloutClassifier)).read()
         quantised = {
             reader.get_node().get_friendly_name()

@@ -10,6 +10,7 @@ import pytest
 from heatline.edge.cli.bridge import bridge
 from heatline.edge.errors import AccessError, ConfigError, MissingExtraError, SupersededError
 from systemd.package import glibc_of
+from tests.command import successful
 from tests.needs import need, need_root
 
 ROOT = Path(__file__).parents[2]
@@ -41,11 +42,9 @@ def security(folder: Path, text: str, *options: str) -> subprocess.CompletedProc
 
 @pytest.mark.parametrize("unit", [UNIT, *BRIDGES.values()], ids=lambda unit: unit.name)
 def test_systemd_accepts_the_unit_without_warnings_and_finds_little_exposed(tmp_path: Path, unit: Path) -> None:
-    result = verify(tmp_path, unit.read_text(), unit.name)
+    result = successful(verify(tmp_path, unit.read_text(), unit.name))
     assert [line for line in (result.stderr + result.stdout).splitlines() if "heatline" in line] == []
-    assert result.returncode == 0, result.stderr
-    found = security(tmp_path, unit.read_text())
-    assert found.returncode == 0, found.stdout
+    successful(security(tmp_path, unit.read_text()))
 
 
 def test_the_documented_exposed_points_are_those_of_the_unit(tmp_path: Path) -> None:
@@ -90,8 +89,7 @@ def test_systemd_makes_the_lines_user_and_folders(tmp_path: Path) -> None:
         (tmp_path / name).mkdir(parents=True)
     for command in (["systemd-sysusers"], ["systemd-tmpfiles", "--create"]):
         file = FOLDER / f"heatline.{command[0].removeprefix('systemd-')}"
-        result = subprocess.run([*command, f"--root={tmp_path}", file], capture_output=True, text=True, check=False)
-        assert result.returncode == 0, result.stderr
+        successful(subprocess.run([*command, f"--root={tmp_path}", file], capture_output=True, text=True, check=False))
     users = dict(line.split(":", 1) for line in (tmp_path / "etc/passwd").read_text().splitlines())
     _, uid, gid, *_ = users["heatline"].split(":")
     assert uid != "0"
@@ -118,8 +116,7 @@ def test_the_scripts_print_their_usage_and_shellcheck_finds_nothing_in_them(scri
     usage = subprocess.run(["sh", FOLDER / script, "--help"], capture_output=True, text=True, check=True).stdout
     assert usage.startswith("Usage: ")
     assert "\nExample: " in usage
-    result = subprocess.run([need("shellcheck"), FOLDER / script], capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stdout
+    successful(subprocess.run([need("shellcheck"), FOLDER / script], capture_output=True, text=True, check=False))
 
 
 def test_the_glibc_that_a_wheel_needs_is_in_its_name() -> None:

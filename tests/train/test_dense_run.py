@@ -40,7 +40,7 @@ from heatline.train.evaluation.gallery import GAP_PX
 from heatline.train.evaluation.result import read_evaluation
 from heatline.train.models.dense import TOP_CELLS
 from heatline.train.run import RunFolder, load_run
-from tests.command import complaint, heatline
+from tests.command import complaint, heatline, successful
 from tests.conftest import write_picture
 from tests.train.blobs import GROUPS, draw_blobs, draw_boards, photograph, sort_tiles
 from tests.train.trained import TINY
@@ -71,23 +71,20 @@ def shipped_trunk(blobs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 
 
 def export(run: RunFolder, target: Path, *which: str) -> Path:
-    done = heatline("export", run.folder, "--to", target, *(which or ("--precision", "f32")), "--allow", "map")
-    assert done.returncode == 0, done.stderr
+    successful(heatline("export", run.folder, "--to", target, *(which or ("--precision", "f32")), "--allow", "map"))
     return target
 
 
 def train(data: Path, out: Path, tiny: tuple[str, ...], *overrides: str) -> tuple[RunFolder, str]:
     """Train; return the run, and what was printed."""
-    done = heatline("train", data, f"out={out}", *tiny, *overrides)
-    assert done.returncode == 0, done.stderr
+    done = successful(heatline("train", data, f"out={out}", *tiny, *overrides))
     return RunFolder(out), " ".join((done.stderr + done.stdout).split())
 
 
 def test_a_training_needs_only_a_folder(blobs: Path, tmp_path: Path) -> None:
     """Only keys that make it short; the environment names the folder of the cache."""
     short, environment = ("recipe.steps=2", "recipe.copies.most=4"), {"XDG_CACHE_HOME": str(tmp_path)}
-    done = heatline("train", blobs, *short, cwd=tmp_path, env=environment)
-    assert done.returncode == 0, done.stderr
+    done = successful(heatline("train", blobs, *short, cwd=tmp_path, env=environment))
     missed = re.search(r"missed +(\d+) of 8 defective pictures", done.stdout)
     assert ("minutes=10" in done.stdout) == (missed[1] != "0"), "a hint where something was missed"
     assert re.search(r"rejected good pictures +\d of 4, each judged by a threshold", done.stdout)
@@ -128,8 +125,7 @@ def test_a_training_says_which_classes_pass_and_counts_by_thresholds_of_the_othe
     rows = (data / "labels.csv").read_text().split()
     cls = ["cls", *(("disc", "speck", "none")[int(row[2])] for row in rows[1:])]
     (data / "labels.csv").write_text("\n".join(f"{row},{name}" for row, name in zip(rows, cls, strict=True)))
-    done = heatline("train", data, f"out={tmp_path / 'run'}", *tiny)
-    assert done.returncode == 0, done.stderr
+    done = successful(heatline("train", data, f"out={tmp_path / 'run'}", *tiny))
     run = RunFolder(tmp_path / "run")
     evaluation = read_evaluation(run.report)
     figures, shown = evaluation.figures, dict(re.split("  +", row, maxsplit=1) for row in done.stdout.splitlines()[1:])
@@ -403,8 +399,7 @@ def test_a_stopped_training_leaves_nothing_that_looks_finished_and_can_be_resume
     refused = heatline("export", tmp_path / "run", "--to", tmp_path / "bundle")
     assert (refused.returncode, "is not finished" in complaint(refused)) == (9, True)
     words = (blobs, *tiny) if resumed_by == "the same command" else ()
-    resumed = heatline("train", out, *words, "resume=true")
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = successful(heatline("train", out, *words, "resume=true"))
     assert "all were in the cache" in " ".join(resumed.stderr.split())
     assert RunFolder(tmp_path / "run").read_summary().finished
 

@@ -26,7 +26,7 @@ from heatline.train.evaluation.evaluated import open_model
 from heatline.train.evaluation.result import read_evaluation
 from heatline.train.evaluation.scoring import Figures
 from heatline.train.models.vit import FUSIONS
-from tests.command import complaint, heatline, run_json
+from tests.command import complaint, heatline, run_json, successful
 from tests.conftest import write_picture
 from tests.golden import assert_golden
 from tests.small_bundle import GAIN, bundle_in, dark_square, parts_of, white_frame
@@ -230,11 +230,10 @@ def test_pixels_are_counted_over_all_tiles(tmp_path: Path, bundle: Bundle) -> No
 
     names = "true_positive_px", "false_positive_px", "false_negative_px", "true_negative_px"
     counts = of(found, "study", *names)
-    true_positive, false_positive, false_negative, _ = counts
+    true_positive, _, false_negative, _ = counts
     assert all(counts)
     assert sum(counts) == 3 * 2 * 224**2 + 100 * 150
     assert true_positive + false_negative == 2 * 48**2 + 50 * 30
-    assert found["study.f1"] == pytest.approx(2 * true_positive / (2 * true_positive + false_positive + false_negative))
 
 
 def test_a_defective_picture_without_a_place_counts_only_as_a_frame(tmp_path: Path, bundle: Bundle) -> None:
@@ -318,7 +317,6 @@ def test_a_part_selects_the_groups_that_the_bundle_names(tmp_path: Path, bundle:
     # Good frames that set the threshold give no rate.
     printed = run(*arguments, "--part", "all", "--out", tmp_path / "out").stdout
     assert "good frames rejected     0 of 3 not a rate" in printed
-    assert read_evaluation(tmp_path / "out" / "models" / "trained").figures["frame.false_reject_rate"] is None
     assert "| 0 of 3 not a rate |" in (tmp_path / "out" / "tables.md").read_text()
     assert "not a rate: these frames set the threshold" in (tmp_path / "out" / "report.html").read_text()
 
@@ -374,8 +372,7 @@ def test_frames_that_do_not_show_the_product_count_in_no_figure(tmp_path: Path, 
     knowing = write_bundle(tmp_path / "knowing", manifest, parts_of(bundle))
     for stem in ("a2", "b1"):
         write_picture(data / "images" / f"{stem}.png", white // 100)
-    done = run(knowing.path, "--data", data, "--out", tmp_path / "out")
-    assert done.returncode == 0, done.stderr
+    done = successful(run(knowing.path, "--data", data, "--out", tmp_path / "out"))
     evaluation = read_evaluation(tmp_path / "out" / "models" / "knowing")
     refused = [(frame.image, frame.group, frame.defective) for frame in evaluation.implausible]
     assert refused == [("images/a2.png", "a", False), ("images/b1.png", "b", True)]

@@ -20,7 +20,7 @@ from heatline.train.evaluation.result import read_evaluation
 from heatline.train.fit import fit
 from heatline.train.products import ProductResult, cells_of, log_of, plan_products, worst_first
 from heatline.train.run import RunFolder
-from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env
+from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, process_env, successful
 from tests.edge.secured import until
 from tests.ray_head import AGENTS, descendants, is_alive
 from tests.train.blobs import draw_blobs, draw_plain
@@ -114,8 +114,7 @@ def test_an_ended_command_leaves_no_process_and_is_continued(tiny: tuple[str, ..
         assert "stopped with 0 of 2 products trained; continue with the same command" in errors
     workers = {pid: name for pid, name in started.items() if name not in AGENTS}
     wait_for(lambda: not any(is_alive(pid, name) for pid, name in workers.items()))
-    continued = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert continued.returncode == 0, continued.stderr
+    successful(subprocess.run(command, env=environment, capture_output=True, text=True, check=False))
     for name in ("boards", "coils"):
         assert_trained_as_alone(RunFolder(runs / name), products / name, tiny, tmp_path / name)
 

@@ -146,9 +146,8 @@ def picture() -> NDArray[np.uint8]:
 
 
 def test_all_eight_orientations_are_equally_frequent() -> None:
-    moving = msgspec.structs.replace(PLAIN, flips=True, rotate=True)
     rng = np.random.default_rng(0)
-    seen = [augment(picture(), moving, rng).tobytes() for _ in range(1600)]
+    seen = [augment(picture(), TURNED, rng).tobytes() for _ in range(1600)]
     views = [np.rot90(view, turns).tobytes() for view in (picture(), picture()[::-1]) for turns in range(4)]
     assert set(seen) == set(views)
     assert np.array_equal(augment(picture(), PLAIN, rng), picture())
@@ -324,8 +323,8 @@ def test_copies_of_a_tile_with_marks_turn_its_cells_with_its_pixels(tmp_path: Pa
     frame = marked(strokes=[Stroke(((36, 34), (45, 34), (45, 51)), 4)])
     image = LabelledImage(images[1].path, "line", True, None, labels_only=True, reviewed=frame)
     store = FrameStore.build([*images, image], tmp_path / "cache")
-    tiles, turning = label_tiles(store, SMALL_TILES), msgspec.structs.replace(PLAIN, flips=True, rotate=True)
-    painter, (row,) = Painter(store, tiles, [""] * 9, turning, SMALL_TILES.tile_px, 4), tiles.of(LabelKind.POINTED)
+    tiles = label_tiles(store, SMALL_TILES)
+    painter, (row,) = Painter(store, tiles, [""] * 9, TURNED, SMALL_TILES.tile_px, 4), tiles.of(LabelKind.POINTED)
     defective = share_of_marks(frame, (30, 30), 32, 4) > DEFECTIVE_CELL
     copies = [Sample(row, Kind.COPY, (30, 30), seed) for seed in range(8)]
     turned = [painter.defective_share(copy) > DEFECTIVE_CELL for copy in copies]

@@ -11,7 +11,7 @@ import heatline as package
 from heatline.edge.bundle import open_bundle
 from heatline.edge.wire.events import BundleName
 from heatline.train.run import RunFolder
-from tests.command import heatline
+from tests.command import heatline, successful
 from tests.train.blobs import draw_blobs
 
 SMALL = (
@@ -97,11 +97,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory, tiny_trunk: tuple[str, str
     folder = tmp_path_factory.mktemp("trained")
     data = draw_blobs(folder / "pictures")
     settings = (*LONGER, *tiny_trunk, f"features.folder={folder / 'features'}")
-    done = heatline("train", data, f"out={folder / 'run'}", *settings)
-    assert done.returncode == 0, done.stderr
+    successful(heatline("train", data, f"out={folder / 'run'}", *settings))
     options = ("--precision", "f32", "--allow", "map", "--screen")
-    done = heatline("export", folder / "run", "--to", folder / "boards.bundle", *options)
-    assert done.returncode == 0, done.stderr
+    successful(heatline("export", folder / "run", "--to", folder / "boards.bundle", *options))
     shutil.rmtree(folder / "run")  # a retraining does not need it
     bundle = open_bundle(folder / "boards.bundle")
     return Trained(bundle.path, data, BundleName(name="boards", version="1", digest=bundle.digest))

@@ -14,7 +14,7 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from tests.command import HEATLINE, WITHIN_SECONDS
 from tests.edge.lines import line_started
-from tests.edge.secured import Port
+from tests.edge.secured import Port, until
 from tests.needs import need
 
 ARGUMENTS = (
@@ -145,10 +145,7 @@ def served(line: Path, port: Port, *command: str | Path) -> Iterator[str]:
     """Serve the page of a line, or of what another command takes; errors of the server fail the test."""
     place = port.local.removeprefix("tcp://")
     with line_started(line, command=(HEATLINE, *(command or ("view",)), "--listen", place)) as server:
-        give_up = time.monotonic() + WITHIN_SECONDS
-        while "open http" not in server.log():
-            assert time.monotonic() < give_up, server.log()
-            time.sleep(0.02)
+        until(lambda: "open http" in server.log(), "the page is served")
         yield f"http://{place}/"
         server.terminate()
         assert server.wait(WITHIN_SECONDS) == 0

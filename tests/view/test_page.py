@@ -35,6 +35,12 @@ REVIEWED = 4
 """DEFECTs of the camera whose frames are reviewed."""
 
 
+def open_review(browser: Browser) -> str:
+    """Open the review by its key; return the picture that it shows first."""
+    browser.press("v")
+    return str(browser.until("document.querySelector('#review').dataset.picture"))
+
+
 class View(NamedTuple):
     """A line that runs, and the address of its page."""
 
@@ -165,8 +171,7 @@ def test_a_phone_shows_all_without_scrolling_sideways_and_a_chosen_theme_is_reme
         assert browser.js(is_dark) == (theme == "dark")
     browser.driver.execute_script(f"document.querySelector('{newest_defect(browser)}').click()")
     browser.until("document.querySelector('#why .crop')?.naturalWidth")
-    browser.press("v")
-    browser.until("document.querySelector('#review').dataset.picture")
+    open_review(browser)
     for panel in ("#why", "#review"):
         assert browser.js(f"document.querySelector('{panel}').scrollWidth") <= PHONE[0]
     browser.find("#review .zoom").click()
@@ -203,8 +208,7 @@ def test_marks_by_the_keyboard_and_a_click_are_journalled_and_empty_the_queue(
 ) -> None:
     url, marks = reviewed
     browser.open(url)
-    browser.press("v")
-    browser.until("document.querySelector('#review').dataset.picture")
+    open_review(browser)
     browser.until(f"document.querySelector('#review .number').textContent === '{REVIEWED}'")
     shown = [browser.js("document.querySelector('#review').dataset.picture")]
 
@@ -269,9 +273,7 @@ def test_boxes_and_strokes_of_missed_defects_are_drawn_undone_journalled_and_sho
     url, marks = reviewed
     browser.open(url)
     browser.driver.execute_script("localStorage.setItem('reviewer', 'Anna')")
-    browser.press("v")
-    browser.until("document.querySelector('#review').dataset.picture")
-    first = browser.js("document.querySelector('#review').dataset.picture")
+    first = open_review(browser)
 
     def drawn(where: str = "#review") -> list[int]:
         parts = [f"document.querySelectorAll('{where} {part}').length" for part in (".point", ".box", ".stroke")]
@@ -316,8 +318,7 @@ def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view
     browser.press("r")
     browser.until(f"document.querySelector('{cell}').dataset.review === '!'")
     assert "There is no journal" in browser.text("#marks-notice")
-    browser.press("v")
-    browser.until("document.querySelector('#review').dataset.picture")
+    open_review(browser)
     browser.press("r")
     browser.until("document.querySelector('#review .own small:first-of-type')?.dataset.state === 'failed'")
     browser.until("document.querySelector('#review .notice').innerText.includes('There is no journal')")

@@ -26,7 +26,7 @@ from heatline.export.retrain.frames import UsableFrame, digest_pixels
 from heatline.export.retrain.judge import HIDDEN, UNSEEN, Judged, Judging, judge_frames
 from heatline.export.retrain.new_bundle import carry_over, carry_references, describe_calibrations
 from heatline.train.readers.labelled import read_reviewed
-from tests.command import complaint, heatline
+from tests.command import complaint, heatline, successful
 from tests.edge.evidences import mark, picture, writer
 from tests.edge.lines import write_line
 from tests.export.retrain.conftest import (
@@ -74,9 +74,7 @@ def done(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Done:
     assert stopped.returncode == Interrupted.exit_code
     assert "the old bundle is as it was: give the command again" in complaint(stopped)
     assert not list((folder / "stopped").glob("*.bundle"))
-    result = retrain(marked, trained.bundle, folder / "out")
-    assert result.returncode == 0, result.stdout + result.stderr
-    return Done(trained, marked, folder / "out", result)
+    return Done(trained, marked, folder / "out", successful(retrain(marked, trained.bundle, folder / "out")))
 
 
 def interrupt(*_: object, **__: object) -> None:
@@ -122,9 +120,8 @@ def test_strokes_boxes_and_points_teach_a_kind_of_defect_that_the_line_missed(tr
         missed = [stroke, Missed(boxes_xywh=[(x - 3, y - 3, 66, 15)]), Missed(missed_xy=[(x + 30, y + 4)])][number % 3]
         rows.append(row_of(number, "GOOD", trained.name, "missed", missed))
     write_rows(tmp_path / "marked", rows, pictures)
-    result = retrain(tmp_path / "marked", trained.bundle, tmp_path / "out")
+    result = successful(retrain(tmp_path / "marked", trained.bundle, tmp_path / "out"))
     shown = " ".join((result.stdout + result.stderr).split())
-    assert result.returncode == 0, shown
     assert "with marks of missed defects" in shown
     assert "missed, held out 3 of 3 (29 to 100 %) 0 of 3 (0 to 71 %)" in shown
     copied = [image.reviewed for image in read_reviewed(tmp_path / "out" / "reviewed")]
@@ -149,7 +146,7 @@ def test_a_hint_says_where_a_training_may_not_help(trained: Trained, tmp_path: P
         (there, beside, ("GOOD", UNSEEN)),
     ):
         frame = UsableFrame(tmp_path / "1.png", "1", "defective", "top", "reviewed:1", missed)
-        assert judge_frames(bundle, [frame], judging) == [expected], missed
+        assert judge_frames(bundle, [frame], judging, "judging") == [expected], missed
 
 
 def test_a_bundle_that_is_no_better_is_not_offered(done: Done, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
