@@ -24,7 +24,7 @@ from heatline.train.readers import LabelledImage
 
 SHARES = (0.0, 0.05, 0.25, 0.5, 1.0)
 """Of the frames, those that show a defective picture."""
-FRAMES, ROUNDS = 20, 3
+FRAMES, ROUNDS = 20, 5
 LATENCY_AT, TIMED_ALONE = 0.05, 60
 """The share, and the number of frames, of which the latency is measured."""
 MOST_PICTURES = 60
@@ -100,7 +100,8 @@ def measure_screening(
     if stated is None or bundle.manifest.tensors.difference is not None:
         raise BenchError(f"{bundle.path} has no screening stage, or compares frames with a reference; export --screen")
     engine = open_verified_engine(bundle, precision=precision).engine
-    stage = ScreeningStage(stated, open_screening(bundle), bundle.screening_plausibility())
+    tile_px, plausibility = bundle.manifest.grid.tile_px, bundle.screening_plausibility()
+    stage = ScreeningStage(stated, open_screening(bundle), tile_px, plausibility)
     inspectors = {
         "without": Inspector(bundle.manifest, engine, overlap_px=0, plausibility=bundle.plausibility()),
         "with": Inspector(bundle.manifest, engine, overlap_px=0, plausibility=bundle.plausibility(), screening=stage),

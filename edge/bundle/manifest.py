@@ -349,14 +349,16 @@ class Screening(_Part, frozen=True):
     score_threshold: Finite
     """The lowest score threshold that it may be used with."""
     detected: Annotated[int, Meta(ge=1)]
-    """The number of defective held-out tiles that reach that threshold; the stage clears none of them."""
+    """The number of defects of which a held-out tile reaches that threshold; of each, such a tile runs in full."""
     lost_at_most: Annotated[float, Meta(ge=0, le=1)]
-    """Upper bound of the share of such tiles that it clears, with 95 % confidence."""
+    """Upper bound of the share of such defects of which none does, with 95 % confidence."""
     frames: Annotated[int, Meta(ge=1)]
-    """The number of held-out frames that reach it; in each, a tile that does so runs in full."""
+    """The number of held-out frames that reach it, good ones too; in each, a tile that does so runs in full."""
     frames_lost_at_most: Annotated[float, Meta(ge=0, le=1)]
     cleared: Annotated[float, Meta(ge=0, le=1)]
-    """The share of held-out good tiles that it clears."""
+    """The share of the tiles of held-out good frames that it clears."""
+    seen_px: Positive
+    """Side to which a tile is reduced, px; at most half of it."""
     map_hw: tuple[Positive, Positive]
     """Cells of the small graph's map."""
     golden: list[Finite]

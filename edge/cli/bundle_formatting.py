@@ -61,10 +61,10 @@ def describe_screening(screening: Screening | None) -> str:
     if screening is None:
         return "none: every tile runs in full"
     return (
-        f"clears {percent(screening.cleared)} of good tiles; changes none of "
+        f"clears {percent(screening.cleared)} of good frames' tiles; changes none of "
         f"{format_count(screening.frames, 'held-out DEFECT')}, of new ones at most "
-        f"{percent(screening.frames_lost_at_most)}; clears none of their "
-        f"{format_count(screening.detected, 'defective tile')}, of new ones at most {percent(screening.lost_at_most)}"
+        f"{percent(screening.frames_lost_at_most)}; misses none of {format_count(screening.detected, 'defect')}, of "
+        f"new ones at most {percent(screening.lost_at_most)}"
     )
 
 

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Literal, Protocol
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -105,6 +106,45 @@ class Engine(ABC):
 
     def close(self) -> None:  # noqa: B027  (most engines need none)
         """Wait until every request is answered, and free the memory. A closed engine cannot be used."""
+
+
+class ReducingEngine(Engine):
+    """Reduces tiles before an engine infers them.
+
+    Args:
+        engine: of a graph for tiles [N, seen, seen, 3]; closed with this one.
+        tile_px: side of the tiles that this one takes.
+    """
+
+    def __init__(self, engine: Engine, tile_px: int) -> None:
+        self.name, self.batch, self._engine = engine.name, engine.batch, engine
+        self._tiles = np.empty((engine.batch, tile_px, tile_px, 3), np.uint8)
+
+    def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
+        def reduced(into: NDArray[np.uint8], _: NDArray[np.uint8] | None = None, /) -> None:
+            fill(tiles := self._tiles[:count])
+            for tile, small in zip(tiles, into, strict=True):
+                reduce_tile(tile, small)
+
+        self._engine.submit(count, reduced, done, failed)
+
+    def collect(self, within_s: float | None = None) -> bool:
+        return self._engine.collect(within_s)
+
+    def collect_ended(self) -> None:
+        self._engine.collect_ended()
+
+    def close(self) -> None:
+        self._engine.close()
+
+
+def reduce_tile(tile: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Write a tile [tile, tile, 3] to `out` [seen, seen, 3], of half the side or less.
+
+    It is halved first: bilinear reduction skips pixels, and by areas OpenCV is fast for whole ratios only.
+    """
+    side = len(tile) // 2
+    cv2.resize(cv2.resize(tile, (side, side), interpolation=cv2.INTER_AREA), out.shape[:2], dst=out)
 
 
 Answers = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32] | None]

@@ -3,6 +3,7 @@
 Also by what a line's frame is inspected, its setup, and what comes of it, its outcome.
 """
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,6 +34,8 @@ from heatline.edge.reference.difference import to_grey
 from heatline.edge.reference.reference import Alignment, Reference
 from heatline.edge.wire.events import HeatmapPng, Screened
 
+logger = logging.getLogger(__name__)
+
 ANY_CAMERA = ""
 """Key of the reference for all cameras that have none of their own."""
 Heatmaps = Literal["never", "defect", "always"]
@@ -51,6 +54,7 @@ class PendingFrame:
     """[tiles], the surely good ones, if the stage saw the frame."""
     cleared: NDArray[np.bool_] | None = None
     """[tiles], those of them that get no answer; None: all get one."""
+    _submit: Callable[[NDArray[np.bool_]], None] | None = None
 
     def __init__(
         self,
@@ -123,8 +127,10 @@ class PendingFrame:
         rest = self.cleared
         if rest is None or self._error or not (self.logits[~rest].astype(np.float64) >= self._score).any():
             self._complete.set()
+            self._submit = None  # it holds this frame and its pixels
             return
         self.cleared, self._missing = None, int(rest.sum())
+        assert self._submit is not None, "a tile is left out"
         self._submit(rest)
 
 
@@ -220,13 +226,20 @@ class Inspector:
         if screening is None or boxed or not screening.pays(frame.stamp.camera):
             submit(all_tiles)
             return pending
-        pending.small = small = PendingFrame(frame, stitcher, pending.appearance, map_hw=screening.map_hw)
-        self._submit(screening.engine, rgb, small, None, all_tiles)
-        self._engine.collect_ended()  # the frames before this one need not wait until it is screened
-        small.wait(screening.engine)
+        small = PendingFrame(frame, stitcher, pending.appearance, map_hw=screening.map_hw)
+        try:
+            self._submit(screening.engine, rgb, small, None, all_tiles)
+            self._engine.collect_ended()  # the frames before this one need not wait until it is screened
+            small.wait(screening.engine)
+        except EngineError as error:
+            logger.warning("every tile runs in full from now on, as the screening stage failed: %s", error)
+            screening.failed = True
+            submit(all_tiles)
+            return pending
         self._engine.collect_ended()
+        pending.small = small
         pending.good = screening.find_good(small.maps)
-        cleared = screening.choose_cleared(pending.good)
+        cleared = screening.choose_cleared(frame.stamp.camera, pending.good)
         pending.leave_out(cleared, self.thresholds.score, submit)
         submit(~cleared)
         return pending
@@ -243,8 +256,9 @@ class Inspector:
         camera, seen = pending.frame.stamp.camera, pending
         known = self.plausibility_by_camera.get(camera, self.plausibility)
         if pending.small is not None and self.screening is not None:
-            judgement = replace(judgement, screened=self._describe_screening(pending))
-            self.screening.note(camera, 0 if pending.cleared is None else float(pending.cleared.mean()))
+            judgement = replace(judgement, screened=(screened := self._describe_screening(pending)))
+            if not screened.audited:
+                self.screening.note(camera, screened.cleared / screened.tiles)
             known, seen = self.screening.plausibility, pending.small  # which has the features of every tile
         if known is None:
             return judgement
@@ -254,10 +268,12 @@ class Inspector:
         )
 
     def _describe_screening(self, pending: PendingFrame) -> Screened:
-        ran = pending.good if pending.cleared is None else pending.good & ~pending.cleared
-        reached = pending.logits[ran].astype(np.float64) >= self.thresholds.score
-        cleared = 0 if pending.cleared is None else int(pending.cleared.sum())
-        return Screened(len(ran), cleared, int(ran.sum()), int(reached.sum()))
+        ran = np.ones_like(pending.good) if pending.cleared is None else ~pending.cleared
+        reached = np.zeros_like(ran)
+        reached[ran] = pending.logits[ran].astype(np.float64) >= self.thresholds.score
+        if (reached & ~pending.good).any():  # the frame is inspected whole, whatever the stage says of other tiles
+            return Screened(len(ran))
+        return Screened(len(ran), int((~ran).sum()), int((ran & pending.good).sum()), int(reached.sum()))
 
     def _submit(
         self,

@@ -2,8 +2,9 @@
 so that only doubtful tiles run in full. docs/screening.md says what it promises, and how the promise is watched.
 """
 
+import random
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,19 +13,24 @@ from heatline.edge.bundle.manifest import Screening
 from heatline.edge.bundle.plausibility import Plausibility
 from heatline.edge.inference import Engine
 
-AUDITED_SHARE = 1 / 97
-"""Share of the surely good tiles that run in full all the same."""
-PAYS_BELOW = 0.8
-"""A frame of which a larger share runs in full costs more with the stage than without."""
-MEMORY = 0.25
+AUDITED_EVERY = 97
+"""Of so many frames that are screened, one runs whole. A prime: what a line repeats shall not come with it."""
+OWN_COST = 0.03
+"""What the stage costs of the time of a whole frame, beside the share of its pixels."""
+MEMORY = 0.4
 """Weight of a frame in the running mean of that share."""
-TRIED_EVERY = 16
-"""While the stage does not pay, so many frames pass until it is tried again."""
+TRIED_EVERY = 17
+"""While the stage does not pay, so many frames pass until it is tried again. A prime, too."""
+
+
+def cost_of(seen_px: int, tile_px: int) -> float:
+    """Return the share of a whole frame's time that it takes to see its tiles at `seen_px`."""
+    return OWN_COST + (seen_px / tile_px) ** 2
 
 
 def expected_cleared(good: NDArray[np.bool_]) -> float:
     """Return the share of a frame's tiles that the stage is to clear if these [tiles] lie below its limit."""
-    return min(int(good.sum()), len(good) - 1) / len(good) * (1 - AUDITED_SHARE)
+    return min(int(good.sum()), len(good) - 1) / len(good)
 
 
 def describe_unscreened(score: float, stated: Screening) -> str:
@@ -41,27 +47,34 @@ class _Camera:
     """Running mean of the share of tiles that run in full."""
     unscreened: int = 0
     """Frames since the last one that was screened."""
+    screened: int = field(default_factory=lambda: random.randrange(AUDITED_EVERY))
+    """Frames that were. It begins anywhere: lines that change their product often are audited, too."""
 
 
 class ScreeningStage:
-    """Decides which tiles of a frame run in full. One thread at a time.
+    """Decides which tiles of a frame run in full. One thread starts frames; another may call `note`.
 
     Args:
         engine: of the small graph; it takes the same tiles as the whole one.
+        tile_px: their side.
         plausibility: what frames must look like, by the features of the small graph; None: no check.
     """
 
-    def __init__(self, stated: Screening, engine: Engine, plausibility: Plausibility | None) -> None:
+    failed = False
+    """Whether the small graph is not used any more."""
+
+    def __init__(
+        self, stated: Screening, engine: Engine, tile_px: int, plausibility: Plausibility | None = None
+    ) -> None:
         self.engine, self.plausibility, self.map_hw = engine, plausibility, stated.map_hw
-        self._clear_below = stated.clear_below
+        self._clear_below, self._pays_below = stated.clear_below, 1 - cost_of(stated.seen_px, tile_px)
         self._cameras: defaultdict[str, _Camera] = defaultdict(_Camera)
-        self._random = np.random.default_rng()
 
     def pays(self, camera: str) -> bool:
         """Return whether the camera's next frame is to be screened: not while most tiles run in full all the same."""
         state = self._cameras[camera]
         state.unscreened += 1
-        if state.share >= PAYS_BELOW and state.unscreened < TRIED_EVERY:
+        if self.failed or (state.share >= self._pays_below and state.unscreened < TRIED_EVERY):
             return False
         state.unscreened = 0
         return True
@@ -74,11 +87,13 @@ class ScreeningStage:
         good[np.argmax(np.where(doubtful, np.inf, peaks))] = False
         return good
 
-    def choose_cleared(self, good: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return [tiles], the surely good ones that do not run in full; a few do, as an audit."""
-        return good & (self._random.random(len(good)) >= AUDITED_SHARE)
+    def choose_cleared(self, camera: str, good: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return [tiles], the surely good ones that do not run in full: none of them, if the frame is an audit."""
+        state = self._cameras[camera]
+        state.screened += 1
+        return good & (state.screened % AUDITED_EVERY > 0)
 
     def note(self, camera: str, cleared: float) -> None:
-        """Note the share of a screened frame's tiles that did not run in full."""
+        """Note the share of a screened frame's tiles that did not run in full; not of an audit."""
         state = self._cameras[camera]
         state.share += MEMORY * (1 - cleared - state.share)

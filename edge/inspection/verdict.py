@@ -76,10 +76,14 @@ class Judgement:
 
     @property
     def measures(self) -> dict[Measure, float]:
-        """What drift compares of a GOOD frame. Of one that was screened, most of the heatmap is not known."""
-        if self.screened is not None:
-            return {"score": self.score, "cleared": self.screened.cleared / self.screened.tiles}
-        return {"score": self.score, "evidence": float(np.nanmedian(self.heatmap))}
+        """What drift compares of a GOOD frame: score and evidence, if it ran whole; what the screening stage cleared,
+        but for an audit."""
+        measures: dict[Measure, float] = {}
+        if self.screened is None or not self.screened.cleared:
+            measures |= {"score": self.score, "evidence": float(np.nanmedian(self.heatmap))}
+        if self.screened is not None and not self.screened.audited:
+            measures["cleared"] = self.screened.cleared / self.screened.tiles
+        return measures
 
     @property
     def reject_reason(self) -> str | None:

@@ -138,6 +138,8 @@ def prepare(
         references=references,
         screening=_screening(bundle, verified, thresholds.score, checked=checked),
     )
+    if inspector.screening is not None and (own := sorted(inspector.plausibility_by_camera)):
+        logger.warning("every tile of camera %s runs in full, as it was calibrated alone", ", ".join(own))
     if config.thresholds.check_plausibility and inspector.plausibility is None:
         checked_cameras = ", ".join(sorted(inspector.plausibility_by_camera))
         logger.warning(
@@ -186,7 +188,8 @@ def _screening(bundle: Bundle, verified: VerifiedEngine, score: float, *, checke
     if score < stated.score_threshold:
         logger.warning("%s", describe_unscreened(score, stated))
         return None
-    return ScreeningStage(stated, verified.screening, bundle.screening_plausibility() if checked else None)
+    plausibility = bundle.screening_plausibility() if checked else None
+    return ScreeningStage(stated, verified.screening, bundle.manifest.grid.tile_px, plausibility)
 
 
 def _drift(

@@ -240,14 +240,14 @@ class EventEmitter:
             self._add_screened(message.event, message.event.screened, outcome)
 
     def _add_screened(self, event: VerdictEvent, frame: Screened, outcome: Outcome) -> None:
-        """Count a frame's tiles, and emit if one that the screening stage would have cleared is defective."""
+        """Count a frame's tiles, and emit if the screening stage alone would have made a DEFECT frame GOOD."""
         so_far = self._screened or Screened()
         self._screened = total = Screened(*map(operator.add, astuple(so_far), astuple(frame)))
-        if frame.disagreed and outcome.setup is not None:
+        if frame.disagreed and event.verdict == "DEFECT" and outcome.setup is not None:
             detail = (
-                f"frame {event.frame_number}: {format_count(frame.disagreed, 'tile')} that the screening stage calls "
-                f"good reached the score threshold, {total.disagreed} of {total.audited} audited since the start; look "
-                "at the frame: if it shows a defect, export again with such frames, or set engine.screening = false"
+                f"frame {event.frame_number}, which ran whole as an audit, is DEFECT only by tiles that the screening "
+                f"stage calls good: {total.disagreed} of {total.audited} since the last change; look at the frame: if "
+                "it shows a defect, export again with such frames, or set engine.screening = false"
             )
             logger.warning("camera %s: %s", event.camera, detail)
             reading = DriftReading(
@@ -322,7 +322,8 @@ class EventEmitter:
         event before.
         """
         with self._lock:
-            self._setup = activate() or self._setup
+            if (setup := activate()) is not None:
+                self._setup, self._screened = setup, None
             self._emit(
                 ChangeEvent,
                 **asdict(change),

@@ -166,16 +166,16 @@ class HeatmapPng(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Screened(msgspec.Struct, frozen=True):
-    """Tiles of a frame, or of all frames since the start, as the screening stage saw them."""
+    """Tiles of a frame, or of all frames since the start or the last change, as the screening stage saw them."""
 
     tiles: int = 0
     """Number of tiles that it saw."""
     cleared: int = 0
     """Of these, the number that only it saw: surely good ones."""
     audited: int = 0
-    """The number of surely good ones that ran in full all the same."""
+    """The number of surely good ones that ran in full all the same, but for frames that a doubtful one rejects."""
     disagreed: int = 0
-    """Of these, the number that then reached the score threshold."""
+    """Of these, the number that reached the score threshold: the stage would have made their frames GOOD."""
 
 
 class _CountedEvent(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -558,7 +558,7 @@ class DriftEvent(_LineEvent, frozen=True, kw_only=True, tag="drift"):
     camera: str
     measure: str
     """`brightness`, `sharpness`, `saturation`, `shift_x`, `shift_y`, `turn`, `scale`, `match`, `score`, `evidence` or
-    `cleared`; `screening`: a tile that the screening stage would have cleared reached the score threshold."""
+    `cleared`; `screening`: a frame would have been GOOD by the screening stage, and is DEFECT."""
     active: bool
     """True: it differs. False: it does not any more."""
     value: float

@@ -171,13 +171,14 @@ def test_the_bundle_states_its_pooling_and_has_thresholds_from_out_of_fold_predi
 def test_the_bundle_has_a_screening_stage_that_clears_tiles_and_changes_no_verdict(
     first: tuple[RunFolder, str], bundle: Path, blobs: Path
 ) -> None:
-    """What it was set by are the held-out tiles of the run's own file."""
+    """What it was set by are the held-out tiles of the run's own file. Each of 8 of the 12 pictures shows two discs."""
     opened, logits = open_bundle(bundle), OutOfFold.read(first[0].out_of_fold).logit
     stated, cleared = opened.manifest.screening, 0
     assert stated is not None
-    assert stated.detected == (logits >= stated.score_threshold).sum() > 0
+    assert stated.frames == (logits.reshape(12, -1).max(axis=1) >= stated.score_threshold).sum() > 0
+    assert 0 < stated.detected <= 16
     with closing(open_verified_engine(opened).engine) as engine, closing(open_screening(opened)) as small:
-        stage = ScreeningStage(stated, small, opened.screening_plausibility())
+        stage = ScreeningStage(stated, small, opened.manifest.grid.tile_px, opened.screening_plausibility())
         inspectors = [Inspector(opened.manifest, engine, screening=each) for each in (None, stage)]
         for path in sorted((blobs / "images").iterdir()):
             frame = Frame(Stamp(path.stem, 1), read_rgb(path), "RGB8")  # the stage tries each camera

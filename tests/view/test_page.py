@@ -158,6 +158,30 @@ def test_a_dragged_threshold_counts_again_and_changes_nothing(browser: Browser, 
     assert browser.js(tried) == pytest.approx(later.score_threshold, abs=0.01)
 
 
+def test_a_tolerance_is_shown_and_tried(browser: Browser, bundle: Bundle, tmp_path: Path) -> None:
+    """The square is some mm large, at 0.1 mm a px."""
+    matrix, measured = [[0.1, 0, 0], [0, 0.1, 0], [0, 0, 1]], "2026-01-01T00:00:00Z"
+    scale = {"scale.size": [300, 230], "scale.homography": matrix, "scale.error_mm": 0.1, "scale.measured_at": measured}
+    events = free_port()
+    camera = looped(tmp_path, ignore_below_mm=100.5, **scale)
+    line = write_line_with(tmp_path, bundle.path, events.local, {"top": camera})
+    with running(line, events.local) as run, served(line, free_port()) as url:
+        browser.open(url)
+        run.until(lambda event: isinstance(event, VerdictEvent) and event.tolerated)
+        browser.until("document.querySelector('.strip [data-verdict=GOOD][data-tolerated=true]')")
+        outcome = "document.querySelector('#scores .outcome')"
+        browser.until(f"{outcome}.textContent.endsWith(', 0 would have been rejected (now: 0).')")
+        limit = browser.find("#scores .below")
+        assert limit.get_attribute("value") == "100.5"
+        limit.clear()
+        limit.send_keys("0.5")
+        browser.until(f"Number({outcome}.querySelector('strong').textContent) > 0")
+        written = '# in the [[cameras]] table of "top"\nignore_below_mm = 0.5\n[thresholds]'
+        assert browser.text("#scores .lines").startswith(written)
+        limit.send_keys("-")
+        browser.until(f"{outcome}.textContent.startsWith('The tolerance is no number; expected more than 0 ')")
+
+
 def test_a_phone_shows_all_without_scrolling_sideways_and_a_chosen_theme_is_remembered(
     browser: Browser, view: View
 ) -> None:

@@ -116,7 +116,7 @@ class CrossValidation:
         distance = np.zeros(maps.shape if is_good_only else 0, np.float16)
 
         def predict_fold(number: int, step: OnStep) -> None:
-            network: Network = self._fine_tuned.get(number, self._heads[number])
+            network = self._network(number)
             mine = grid[self._fold == number]
             for start in range(0, len(mine), TILES_AT_ONCE):
                 rows = mine[start : start + TILES_AT_ONCE]
@@ -135,6 +135,14 @@ class CrossValidation:
         _, first = np.unique(self._tiles.table.frame, return_index=True)
         self.top_cells, logit = choose_pooling(self._tiles, maps)
         return OutOfFold(np.array(self._tiles.pictures), self._fold[first], logit, maps)
+
+    @property
+    def own(self) -> Network:
+        """The network that was trained on all groups; it computes maps from features."""
+        return self._network(self.folds)
+
+    def _network(self, number: int) -> Network:
+        return self._fine_tuned.get(number, self._heads[number])
 
     def give(self) -> None:
         """Give the model the network that was trained on all groups, and the pooling."""

@@ -28,7 +28,7 @@ from heatline.train.config import FeaturesConfig
 from heatline.train.dense.cache import FeatureCache, Features, default_folder, key_of
 from heatline.train.dense.samples import Kind, Painter, Sample
 from heatline.train.frames import FrameStore
-from heatline.train.models.dense import MAP_STRIDE, DenseClassifier, TileFeatures
+from heatline.train.models.dense import DenseClassifier, TileFeatures
 from heatline.train.progress import Shown
 from heatline.train.references import References
 
@@ -165,8 +165,7 @@ def extract_features(
     fills = [(key, functools.partial(painter.paint, sample)) for key, sample in zip(keys, samples, strict=True)]
     shown = Shown(progress, "extracting features", report_line)
     stages = zip(model.head.strides, model.head.channels, strict=True)
-    seen_px = model.map_hw[0] * MAP_STRIDE
-    shapes = [(seen_px // stride, seen_px // stride, channels) for stride, channels in stages]
+    shapes = [(tile_px // stride, tile_px // stride, channels) for stride, channels in stages]
     cache = FeatureCache(folder, trunk.identity, shapes, limit_bytes=int(config.limit_gb * 1e9))
     began = time.monotonic()
     count = extract(trunk, fills, cache, tile_px=tile_px, in_bf16=in_bf16, progress=shown.update)

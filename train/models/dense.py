@@ -83,8 +83,6 @@ CELL = 2
 """Side of the cells whose features show what a tile is, in cells of stride 16."""
 TOP_CELLS = 16
 """Number of highest cells whose mean is the logit: 2 % of the 28x28 cells of a tile."""
-SCREENING_PX = (64, 112)
-"""Sides of a tile as a screening stage may see it: 8 and 25 % of the pixels of a tile of 224 px."""
 
 
 class Trunk(nn.Module):
@@ -348,21 +346,6 @@ class DenseClassifier(ExplainedClassifier):
         return self.cell if side % self.cell == 0 else 1
 
 
-class ScreeningClassifier(DenseClassifier):
-    """A dense classifier that sees tiles reduced: for a screening stage, whose cost is that of its pixels."""
-
-    cell = 1
-    seen_px: int
-    """One of `SCREENING_PX`."""
-
-    def normalised(self, tiles: Tensor) -> Tensor:
-        # In the graph, so that both stages take the same tiles. Halved first: bilinear reduction skips pixels.
-        halved = avg_pool2d(super().normalised(tiles), 2)
-        if halved.shape[-1] == self.seen_px:
-            return halved
-        return interpolate(halved, (self.seen_px, self.seen_px), mode="bilinear", align_corners=False)
-
-
 class TileFeatures(nn.Module):
     """Computes the features of raw tiles; an inference engine runs this part of a model in evaluation mode."""
 
@@ -371,8 +354,7 @@ class TileFeatures(nn.Module):
         self.model = model
         # Networks of other strides, padding or epsilons may have weights of the same names and values.
         trunk = model.trunk
-        seen = f"{type(model).__name__} {model.seen_px}" if isinstance(model, ScreeningClassifier) else ""
-        digest = sha256(f"{tile_px} {trunk.taps} {trunk}{seen}".encode())
+        digest = sha256(f"{tile_px} {trunk.taps} {trunk}".encode())
         for name, tensor in {**trunk.state_dict(), "mean": model._mean, "std": model._std}.items():
             digest.update(name.encode())
             digest.update(tensor.contiguous().numpy().tobytes())
@@ -383,13 +365,12 @@ class TileFeatures(nn.Module):
         return self.model.features(tiles)
 
 
-def dense_classifier(
-    config: CnnConfig, tile_px: int, of: type[DenseClassifier] = DenseClassifier
-) -> tuple[DenseClassifier, Provenance]:
+def dense_classifier(config: CnnConfig, tile_px: int, *, is_small: bool = False) -> tuple[DenseClassifier, Provenance]:
     """Build a timm CNN, cut after stride 16, with an untrained dense head; return it with its weights' provenance.
 
     Args:
         tile_px: side of what the trunk sees.
+        is_small: end with the first of several stages of stride 16; EfficientNet-lite0 then takes 72 % of the time.
 
     Raises:
         ConfigError: timm has no such model, its stages lack a stride, or tiles do not divide into cells of 16 px.
@@ -411,14 +392,14 @@ def dense_classifier(
     fine, middle, coarse = (stages[stride][1] for stride in STRIDES)
     module, number = _numbered(coarse)
     taps = dict.fromkeys((fine, middle, f"{module}{number - 1}", coarse))  # timm lists the last module of a stride
-    trunk = Trunk(network.eval(), [*taps])
+    trunk = Trunk(network.eval(), [*taps][: 3 if is_small else None])
     trunk.requires_grad_(False)
     with torch.no_grad():
         features = trunk(torch.zeros(1, 3, tile_px, tile_px))
     cells = tile_px // MAP_STRIDE
     strides = [tile_px // each.shape[-1] for each in features]
     head = DenseHead([each.shape[1] for each in features], strides, config.width)
-    return of(trunk, head, (cells, cells), mean, std), provenance
+    return DenseClassifier(trunk, head, (cells, cells), mean, std), provenance
 
 
 def _numbered(module: str) -> tuple[str, int]:
