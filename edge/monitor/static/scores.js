@@ -57,7 +57,10 @@ export class Scores extends Part {
     this.#answer = { ...answer, judged: answer.scores.filter((score) => score !== null) };
     this.#camera = camera;
     this.root.hidden = this.#answer.judged.length === 0;
-    if (this.root.hidden) return;
+    if (this.root.hidden) {
+      this.#answer = null; // nothing of it is shown: the next one is the first
+      return;
+    }
     this.#setRange();
     if (isNewTolerance) this.#showTolerance();
     this.#try(isFirst ? answer.score_threshold : this.#tried);
