@@ -18,7 +18,7 @@ AUDITED_EVERY = 97
 OWN_COST = 0.03
 """What the stage costs of the time of a whole frame, beside the share of its pixels."""
 MEMORY = 0.4
-"""Weight of a frame in the running mean of that share."""
+"""Weight of a frame in the running mean of the share of tiles that run in full."""
 TRIED_EVERY = 17
 """While the stage does not pay, so many frames pass until it is tried again. A prime, too."""
 
