@@ -430,5 +430,5 @@ def screening(
 
     now, bundle = machine(), open_bundle(bundle_path)
     claim(out)
-    found = measure_screening(bundle, load_run(run).data.images, size, precision, report_line)
+    found = measure_screening(bundle, load_run(run), size, precision, report_line)
     deliver(new_report("screening", now, found), out, as_json)

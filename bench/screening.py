@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle, islice
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -11,16 +12,20 @@ from numpy.typing import NDArray
 import heatline.edge.cli  # noqa: F401  (keeps libraries to one thread, as the service does)
 from heatline.bench.spread import Latency, Spread, interleaved
 from heatline.edge.bundle import Bundle, open_verified_engine
+from heatline.edge.bundle.manifest import Grid
 from heatline.edge.bundle.store import open_screening
 from heatline.edge.errors import BenchError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import TileGrid
 from heatline.edge.inference import Precision
-from heatline.edge.inspection.inspector import Inspector, one_ahead
+from heatline.edge.inspection.inspector import Inspector, PendingFrame, one_ahead
 from heatline.edge.inspection.screening import ScreeningStage
 from heatline.edge.inspection.verdict import Judgement
+from heatline.edge.reference.reference import Reference
 from heatline.edge.util.sampling import evenly
 from heatline.train.readers import LabelledImage
+from heatline.train.references import References, marked_px
+from heatline.train.run import TrainedRun
 
 SHARES = (0.0, 0.05, 0.25, 0.5, 1.0)
 """Of the frames, those that show a defective picture."""
@@ -56,12 +61,19 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     """From the time at which a frame is due until its verdict, `without` and `with` the stage."""
 
 
-class Frames:
+class Made(NamedTuple):
+    """A picture of a frame, and what it is compared with, if anything."""
+
+    rgb: NDArray[np.uint8]
+    """[H, W, 3]"""
+    reference: Reference | None = None
+
+
+class Mosaics:
     """Frames of whole tiles of pictures side by side: of good pictures, and in a defective frame of one defective
     picture too. The line's tiles, without overlap, are these: a seam inside a tile would look like a defect."""
 
-    def __init__(self, images: Sequence[LabelledImage], bundle: Bundle, hw: tuple[int, int]) -> None:
-        grid = bundle.manifest.grid
+    def __init__(self, images: Sequence[LabelledImage], grid: Grid, hw: tuple[int, int]) -> None:
         self._rows, self._columns = (max(1, round(side / grid.tile_px)) for side in hw)
         self._good: list[NDArray[np.uint8]] = []
         self._defective: list[NDArray[np.uint8]] = []
@@ -75,7 +87,7 @@ class Frames:
         if not self._good or not self._defective:
             raise BenchError("the run has no good or no defective picture; screening is timed on both")
 
-    def make(self, defective: bool, seed: int) -> NDArray[np.uint8]:
+    def make(self, defective: bool, seed: int) -> Made:
         """Make a frame of good tiles; a defective one has those of one defective picture too."""
         random, rows, columns = np.random.default_rng(seed), self._rows, self._columns
         good = np.concatenate([self._good[at] for at in random.integers(len(self._good), size=8)])
@@ -85,20 +97,47 @@ class Frames:
             tiles[random.permutation(len(tiles))[: len(shown)]] = shown
         side = tiles.shape[1]
         laid = tiles.reshape(rows, columns, side, side, 3).transpose(0, 2, 1, 3, 4)
-        return np.ascontiguousarray(laid.reshape(rows * side, columns * side, 3))
+        return Made(np.ascontiguousarray(laid.reshape(rows * side, columns * side, 3)))
+
+
+class Pictures:
+    """Frames of a product with a reference: its defective pictures; in a good frame, the reference covers the marks."""
+
+    def __init__(self, images: Sequence[LabelledImage], references: References) -> None:
+        marked = [image for image in images if image.defective and not image.labels_only]
+        self._made: list[tuple[Made, Made]] = []
+        for at in evenly(len(marked), FRAMES):
+            rgb, reference = marked[at].pixels(), references.of(marked[at])
+            pose = None if reference is None else reference.pose_of(rgb).pose
+            near = marked_px(marked[at], (rgb.shape[0], rgb.shape[1]))
+            if reference is not None and pose is not None and near is not None:
+                good = np.where(near[..., None], reference.moved_to(pose), rgb)
+                self._made.append((Made(good, reference), Made(rgb, reference)))
+        if not self._made:
+            raise BenchError("the run has no picture with marked defects and a reference; screening is timed on such")
+
+    def make(self, defective: bool, seed: int) -> Made:
+        """Return one of the frames."""
+        return self._made[seed % len(self._made)][defective]
 
 
 def measure_screening(
     bundle: Bundle,
-    images: Sequence[LabelledImage],
+    run: TrainedRun,
     hw: tuple[int, int],
     precision: Precision,
     report_line: Callable[[str], None],
 ) -> Found:
-    """Measure in interleaved rounds, on frames made of these pictures. BenchError: the bundle has no stage."""
-    stated = bundle.manifest.screening
-    if stated is None or bundle.manifest.tensors.difference is not None:
-        raise BenchError(f"{bundle.path} has no screening stage, or compares frames with a reference; export --screen")
+    """Measure in interleaved rounds, on frames made of the run's pictures.
+
+    Args:
+        hw: size of the frames, if they are compared with no reference; else the pictures have their own.
+    Raises:
+        BenchError: the bundle has no stage, or the run has no pictures for it.
+    """
+    stated, references = bundle.manifest.screening, run.references
+    if stated is None or (bundle.manifest.tensors.difference is None) != (references is None):
+        raise BenchError(f"{bundle.path} has no screening stage, or {run.folder} is not its run; export --screen")
     engine = open_verified_engine(bundle, precision=precision).engine
     tile_px, plausibility = bundle.manifest.grid.tile_px, bundle.screening_plausibility()
     stage = ScreeningStage(stated, open_screening(bundle), tile_px, plausibility)
@@ -106,12 +145,11 @@ def measure_screening(
         "without": Inspector(bundle.manifest, engine, overlap_px=0, plausibility=bundle.plausibility()),
         "with": Inspector(bundle.manifest, engine, overlap_px=0, plausibility=bundle.plausibility(), screening=stage),
     }
-    made, rows, latency = Frames(images, bundle, hw), list[Row](), dict[str, Latency]()
+    images = run.data.images
+    made = Mosaics(images, bundle.manifest.grid, hw) if references is None else Pictures(images, references)
+    rows, latency = list[Row](), dict[str, Latency]()
     for share in SHARES:
-        frames = [
-            Frame(Stamp("bench", n), made.make((n * share) % 1 >= 1 - share - 1e-9 and share > 0, n), "RGB8")
-            for n in range(FRAMES)
-        ]
+        frames = [made.make((n * share) % 1 >= 1 - share - 1e-9 and share > 0, n) for n in range(FRAMES)]
         fps: dict[str, list[float]] = {name: [] for name in inspectors}
         judged: dict[str, list[Judgement]] = {}
         for order in interleaved(inspectors, ROUNDS):
@@ -139,21 +177,32 @@ def measure_screening(
         if share == LATENCY_AT:
             period_s = 1 / (RATE * row.without_fps.median)
             latency = {name: Latency.of(_latencies(each, frames, period_s)) for name, each in inspectors.items()}
-    height, width, _ = frames[0].image.shape
-    tiles = judged["without"][0].tiles
-    return Found(precision=precision, size=f"{width}x{height}", tiles=len(tiles.logits), rows=rows, latency_ms=latency)
+    sizes = sorted({f"{frame.rgb.shape[1]}x{frame.rgb.shape[0]}" for frame in frames})
+    tiles = [len(judgement.tiles.logits) for judgement in judged["without"]]
+    return Found(
+        precision=precision,
+        size=" to ".join(sizes[:: max(1, len(sizes) - 1)]),
+        tiles=round(np.mean(tiles)),
+        rows=rows,
+        latency_ms=latency,
+    )
 
 
-def _inspect(inspector: Inspector, frames: Sequence[Frame]) -> Iterator[Judgement]:
-    return (inspector.finish(pending) for pending in one_ahead(inspector.start(frame) for frame in frames))
+def _start(inspector: Inspector, number: int, made: Made) -> PendingFrame:
+    return inspector.start(Frame(Stamp("bench", number), made.rgb, "RGB8"), reference=made.reference)
 
 
-def _latencies(inspector: Inspector, frames: Sequence[Frame], period_s: float) -> list[float]:
+def _inspect(inspector: Inspector, frames: Sequence[Made]) -> Iterator[Judgement]:
+    started = (_start(inspector, number, frame) for number, frame in enumerate(frames))
+    return (inspector.finish(pending) for pending in one_ahead(started))
+
+
+def _latencies(inspector: Inspector, frames: Sequence[Made], period_s: float) -> list[float]:
     """Return ms from the time at which each frame is due until its verdict."""
     began, found = time.perf_counter(), list[float]()
     for number, frame in enumerate(islice(cycle(frames), TIMED_ALONE)):
         due = began + number * period_s
         time.sleep(max(0.0, due - time.perf_counter()))
-        inspector.finish(inspector.start(frame))
+        inspector.finish(_start(inspector, number, frame))
         found.append(1e3 * (time.perf_counter() - due))
     return found

@@ -131,7 +131,7 @@ def export_run(
             say("recording the appearance of the product")
             plausibility, measured = fit_product(validating.images, grid, engine, of_product)
             score = calibration.score_threshold
-            screening = make_screening(run, validating.images, grid, score, golden.tiles, say) if screen else None
+            screening = make_screening(run, validating.images, grid, score, golden, say) if screen else None
             # Frames that the model was trained on score lower than new ones.
             scored = scored if validating.are_new else []
             drift = fit_reference(

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
+from heatline.edge.bundle.golden import GoldenTiles
 from heatline.edge.bundle.manifest import SCREENING_GRAPH, SCREENING_TILES, Grid, Screening
 from heatline.edge.cli.bundle_formatting import describe_screening
 from heatline.edge.errors import InputError, TrainingError
@@ -113,7 +113,7 @@ def make_screening(
     images: Sequence[LabelledImage],
     grid: Grid,
     score: float,
-    golden: NDArray[np.uint8],
+    golden: GoldenTiles,
     say: Callable[[str], None],
 ) -> MadeScreening | None:
     """Train and export the stage; None: it does not pay or cannot be shown to be safe, and `say` gets the reason.
@@ -121,7 +121,7 @@ def make_screening(
     Args:
         images: frames of the product.
         score: the bundle's score threshold, logits.
-        golden: the bundle's golden tiles [N, tile, tile, 3].
+        golden: the bundle's.
     """
     try:
         _, seen_px, model, held_out, limit, cleared = _train_cheapest(run, grid.tile_px, score, say)
@@ -134,7 +134,7 @@ def make_screening(
         small = open_engine("openvino", Path(scratch), seen_px, graph=SCREENING_GRAPH)
         with contextlib.closing(ReducingEngine(small, grid.tile_px)) as engine:
             plausibility, _ = fit_product(images, grid, engine, None)
-            peaks = infer(engine, golden)[1].max(axis=(1, 2))
+            peaks = infer(engine, golden.tiles, golden.difference)[1].max(axis=(1, 2))
     frames = len(np.unique(held_out.frame[held_out.logit >= score]))
     stated = Screening(
         clear_below=limit,

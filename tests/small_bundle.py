@@ -39,13 +39,15 @@ LEFT_OUT = "its regions are elsewhere"
 def answer(
     tiles: NDArray[np.uint8], difference: NDArray[np.uint8] | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Compute the answer of the bundle's graph for tiles [N, 224, 224, 3], in NumPy; difference [N, 28, 28, 8]."""
+    """Compute the answer of the bundle's graph for tiles [N, 224, 224, 3], in NumPy; difference [N, 28, 28, 8]. That
+    for tiles of half the side takes a difference [N, 14, 14, 8]."""
     dark = (255.0 - tiles.astype(np.float64).mean(axis=3)) / 255  # (N, 224, 224)
     cell = TILE // CELLS
-    maps = dark.reshape(len(tiles), CELLS, cell, CELLS, cell).mean(axis=(2, 4)) * GAIN
+    cells = dark.shape[1] // cell
+    maps = dark.reshape(len(tiles), cells, cell, cells, cell).mean(axis=(2, 4)) * GAIN
     if difference is not None:
         maps /= 100
-        maps += difference.reshape(len(tiles), CELLS, 2, CELLS, 2, CHANNELS).mean(axis=(2, 4, 5)) * GAIN / 255
+        maps += difference.reshape(len(tiles), cells, 2, cells, 2, CHANNELS).mean(axis=(2, 4, 5)) * GAIN / 255
     maps -= BIAS
     return maps.mean(axis=(1, 2)).astype(np.float32), maps.astype(np.float32)
 
@@ -55,8 +57,9 @@ def to_openvino(onnx_graph: bytes) -> dict[str, bytes]:
     return to_ir(onnx_graph).files(OPENVINO_GRAPH)
 
 
-def graph(gain: float = GAIN, *, compares: bool = False) -> bytes:
+def graph(gain: float = GAIN, *, compares: bool = False, tile_px: int = TILE) -> bytes:
     """The ONNX graph of `answer`; with another gain, of another model."""
+    cells = tile_px * CELLS // TILE
     dark = gain / 100 if compares else gain
     weight = np.full((1, 3, TILE // CELLS, TILE // CELLS), -dark / 255 / 3 / (TILE // CELLS) ** 2, np.float32)
     axes, bias = np.array([1, 2], np.int64), np.array([dark - BIAS], np.float32)
@@ -69,9 +72,9 @@ def graph(gain: float = GAIN, *, compares: bool = False) -> bytes:
         helper.make_node("ReduceMean", ["map", "axes"], ["logit"], keepdims=0),
     ]
     constants["channel"] = np.array([1], np.int64)
-    inputs = {"tiles": [TILE, TILE, 3]}
+    inputs = {"tiles": [tile_px, tile_px, 3]}
     if compares:
-        inputs["difference"] = [2 * CELLS, 2 * CELLS, CHANNELS]
+        inputs["difference"] = [2 * cells, 2 * cells, CHANNELS]
         constants["compared"] = np.full((1, CHANNELS, 2, 2), gain / 255 / CHANNELS / 4, np.float32)
         nodes[3:3] = [
             helper.make_node("Cast", ["difference"], ["difference_float"], to=TensorProto.FLOAT),
@@ -80,7 +83,7 @@ def graph(gain: float = GAIN, *, compares: bool = False) -> bytes:
             helper.make_node("Add", ["cells", "beyond"], ["sum"]),
         ]
         nodes[7].input[0] = "sum"
-    return model_of(nodes, inputs, {"logit": ["n"], "map": ["n", CELLS, CELLS]}, constants)
+    return model_of(nodes, inputs, {"logit": ["n"], "map": ["n", cells, cells]}, constants)
 
 
 def graph_with(*, map_cells: int = CELLS, map_name: str = "map", tiles_type: int = TensorProto.UINT8) -> bytes:

@@ -305,7 +305,7 @@ def _why_unfixed(
         pose, misaligned = reference.pose_of(rgb)
         if pose is not None and misaligned is None:
             aligned += 1
-            correlations += tile_correlations(reference, rgb, pose, _marked(image, reference.frame_hw))
+            correlations += tile_correlations(reference, rgb, pose, marked_px(image, reference.frame_hw))
     if aligned < least_aligned * len(tried) or not correlations:
         return f"{len(tried) - aligned} of {len(tried)} pictures do not show the part where the reference shows it"
     if (lowest := float(np.quantile(correlations, AT_QUANTILE))) < least_correlation:
@@ -339,11 +339,12 @@ def tile_correlations(
 def _make(sources: tuple[LabelledImage, ...], made_of: str) -> Reference:
     """Make a reference of these pictures; their marked defects, and what lies near them, do not count."""
     pictures = [image.pixels() for image in sources]
-    masks = [_marked(image, (rgb.shape[0], rgb.shape[1])) for image, rgb in zip(sources, pictures, strict=True)]
+    masks = [marked_px(image, (rgb.shape[0], rgb.shape[1])) for image, rgb in zip(sources, pictures, strict=True)]
     return Reference.of(pictures, made_of, masks)
 
 
-def _marked(image: LabelledImage, frame_hw: tuple[int, int]) -> NDArray[np.bool_] | None:
+def marked_px(image: LabelledImage, frame_hw: tuple[int, int]) -> NDArray[np.bool_] | None:
+    """Return the marked px and those near, bool [H, W]; None: the picture has no marks."""
     mask = image.mask(frame_hw) if image.defective else None
     if mask is None:
         return None

@@ -228,8 +228,8 @@ def thresholds(
     screening, of_screening = was.screening, dict[str, bytes | None]()
     if screening is not None:
         with contextlib.closing(open_screening(parent)) as engine:
-            small = Inspector(Settings(was.grid, Map("", screening.map_hw), before), engine)
-            _, seen, _, _ = _learn(pictures, small, "good frames, by the screening stage", None)
+            small = Inspector(Settings(was.grid, Map("", screening.map_hw), before), engine, references=references)
+            _, seen, _, _ = _learn(pictures, small, "good frames, by the screening stage", made)
         screening = replace(screening, plausible=seen.plausible)
         of_screening[SCREENING_TILES] = seen.tiles.to_bytes() if seen.tiles else None
         if reference is not None and before.reference is not None and "cleared" in before.reference.measures:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heatline.edge.errors import EngineError
+from heatline.edge.reference.difference import CELL_PX, CHANNELS, reduce_difference
 
 EngineKind = Literal["openvino", "onnxruntime"]
 Precision = Literal["f32", "bf16", "int8"]
@@ -109,7 +110,7 @@ class Engine(ABC):
 
 
 class ReducingEngine(Engine):
-    """Reduces tiles before an engine infers them.
+    """Reduces tiles, and their differences to a reference, before an engine infers them.
 
     Args:
         engine: of a graph for tiles [N, seen, seen, 3]; closed with this one.
@@ -117,14 +118,19 @@ class ReducingEngine(Engine):
     """
 
     def __init__(self, engine: Engine, tile_px: int) -> None:
-        self.name, self.batch, self._engine = engine.name, engine.batch, engine
+        self.name, self.batch, self.compares, self._engine = engine.name, engine.batch, engine.compares, engine
         self._tiles = np.empty((engine.batch, tile_px, tile_px, 3), np.uint8)
+        cells = tile_px // CELL_PX
+        self._difference = np.empty((engine.batch, cells, cells, CHANNELS), np.uint8)
 
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
-        def reduced(into: NDArray[np.uint8], _: NDArray[np.uint8] | None = None, /) -> None:
-            fill(tiles := self._tiles[:count])
+        def reduced(into: NDArray[np.uint8], difference_into: NDArray[np.uint8] | None = None, /) -> None:
+            tiles, difference = self._tiles[:count], self._difference[:count]
+            fill(tiles) if difference_into is None else fill(tiles, difference)
             for tile, small in zip(tiles, into, strict=True):
                 reduce_tile(tile, small)
+            if difference_into is not None:
+                difference_into[:] = reduce_difference(difference, difference_into.shape[1])
 
         self._engine.submit(count, reduced, done, failed)
 

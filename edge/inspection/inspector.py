@@ -228,7 +228,7 @@ class Inspector:
             return pending
         small = PendingFrame(frame, stitcher, pending.appearance, map_hw=screening.map_hw)
         try:
-            self._submit(screening.engine, rgb, small, None, all_tiles)
+            self._submit(screening.engine, rgb, small, difference_of, all_tiles)
             self._engine.collect_ended()  # the frames before this one need not wait until it is screened
             small.wait(screening.engine)
         except EngineError as error:

@@ -1,5 +1,6 @@
 """References: known motions are found, differences equal a slow version, and what cannot be compared is never GOOD."""
 
+import itertools
 from pathlib import Path
 
 import cv2
@@ -14,14 +15,24 @@ from heatline.edge.errors import BundleError
 from heatline.edge.frames import Frame, Stamp
 from heatline.edge.geometry import WHOLE_FRAME, RegionOfInterest, TileGrid
 from heatline.edge.inference import Engine, open_engine
-from heatline.edge.inference.engine import ONNX_GRAPH
+from heatline.edge.inference.engine import ONNX_GRAPH, ReducingEngine
 from heatline.edge.inspection.inspector import Inspector
+from heatline.edge.inspection.screening import ScreeningStage
 from heatline.edge.inspection.verdict import Judgement
 from heatline.edge.reference.alignment import Aligner
-from heatline.edge.reference.difference import CELL_PX, CHANNELS, TOLERANCES_PX, GreyRange, differences, to_grey
+from heatline.edge.reference.difference import (
+    CELL_PX,
+    CHANNELS,
+    TOLERANCES_PX,
+    GreyRange,
+    differences,
+    reduce_difference,
+    to_grey,
+)
 from heatline.edge.reference.reference import Reference
 from tests.edge.boards import THRESHOLDS, moved
 from tests.edge.boards import board as colour_board
+from tests.edge.test_screening import stated
 from tests.small_bundle import TILE, answer, dark_square, graph
 
 Picture = NDArray[np.uint8]
@@ -240,6 +251,35 @@ def test_each_tile_gets_the_difference_to_what_the_reference_shows_there(
     np.testing.assert_allclose(judgement.tiles.logits, answer(grid.tiles(frame), expected)[0], atol=1e-3)
     assert judgement.verdict == "DEFECT"
     assert judgement.regions[0].box_xyxy[0] <= 424 < judgement.regions[0].box_xyxy[2]
+
+
+def test_a_screening_stage_gets_the_differences_of_all_tiles(bundle: Bundle, comparing: Engine, tmp_path: Path) -> None:
+    (tmp_path / ONNX_GRAPH).write_bytes(graph(compares=True, tile_px=TILE // 2))
+    small = ReducingEngine(open_engine("onnxruntime", tmp_path, TILE // 2, threads=1, batch=4), TILE)
+    stage = ScreeningStage(stated(0.0), small, TILE)
+    own = Inspector(bundle.manifest, comparing, thresholds=THRESHOLDS, references={"": REFERENCE}, screening=stage)
+    frame = dark_square(BOARD, 300, 400)
+    pending = own.start(Frame(Stamp("top", 1), frame, "RGB8"))
+    assert pending.small is not None
+    grid = TileGrid((446, 560), TILE, 2)
+    found = REFERENCE.compare(frame, grid)
+    assert found is not None
+    halves = grid.tiles(frame).reshape(-1, TILE // 2, 2, TILE // 2, 2, 3).mean(axis=(2, 4))
+    _, expected = answer(halves, found.reshape(-1, 14, 2, 14, 2, CHANNELS).max(axis=(2, 4)))
+    np.testing.assert_allclose(pending.small.maps, expected, atol=1e-2)  # px are rounded
+    assert own.finish(pending).verdict == "DEFECT"
+
+
+@given(side=st.integers(1, 30), cells=st.integers(1, 12), seed=st.integers(0, 99))
+def test_a_cell_of_a_reduced_difference_is_the_highest_of_those_that_it_overlaps(
+    side: int, cells: int, seed: int
+) -> None:
+    difference = np.random.default_rng(seed).integers(0, 256, (2, side, side, 3)).astype(np.uint8)
+    found = reduce_difference(difference, cells)
+    assert found.shape == (2, cells, cells, 3)
+    spans = [slice(at * side // cells, -((at + 1) * side // -cells)) for at in range(cells)]
+    for (y, rows), (x, columns) in itertools.product(enumerate(spans), repeat=2):
+        assert np.array_equal(found[:, y, x], difference[:, rows, columns].max(axis=(1, 2)))
 
 
 def test_a_camera_has_its_own_reference_and_one_without_any_gets_no_verdict(bundle: Bundle, comparing: Engine) -> None:

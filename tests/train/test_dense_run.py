@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from heatline.bench import screening
 from heatline.edge.bundle import open_bundle, open_verified_engine
 from heatline.edge.bundle.pooling import pool
 from heatline.edge.bundle.store import open_screening
@@ -308,10 +309,14 @@ def boards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_boards(tmp_path_factory.mktemp("boards") / "boards", good=2)
 
 
-def test_a_training_compares_boards_in_a_fixed_pose_without_settings(
-    boards: Path, tiny: tuple[str, ...], tmp_path: Path
-) -> None:
-    run, output = train(boards, tmp_path / "run", tiny)
+@pytest.fixture(scope="module")
+def compared(boards: Path, tiny: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> tuple[RunFolder, str]:
+    """A run on them, and its output."""
+    return train(boards, tmp_path_factory.mktemp("compared") / "run", tiny)
+
+
+def test_a_training_compares_boards_in_a_fixed_pose_without_settings(compared: tuple[RunFolder, str]) -> None:
+    run, output = compared
     found, loaded = run.read_summary().reference, load_run(run.folder)
     assert "reference: all pictures are compared with one reference" in output
     assert re.search(r"the reference is kept: average precision of tiles 0\.\d+ without, [01]\.\d+ with it,", output)
@@ -326,6 +331,28 @@ def test_a_training_compares_boards_in_a_fixed_pose_without_settings(
     height, width, _ = loaded.data.images[0].pixels().shape
     shapes = {read_rgb(file).shape for file in (run.report / "pictures").iterdir()}
     assert shapes == {(height, 3 * width + 2 * GAP_PX, 3)}, "the frame, its reference and its heatmap"
+
+
+def test_a_screening_stage_compares_as_its_bundle_does_and_both_kinds_are_measured(
+    first: tuple[RunFolder, str],
+    bundle: Path,
+    compared: tuple[RunFolder, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    comparing = export(compared[0], tmp_path / "bundle", "--fast", "--screen")
+    for opened, compares in ((bundle, False), (comparing, True)):
+        with closing(open_screening(open_bundle(opened))) as small:
+            assert small.compares == compares
+    for name, count in {"FRAMES": 4, "ROUNDS": 1, "TIMED_ALONE": 2}.items():
+        monkeypatch.setattr(screening, name, count)
+    for opened, run in ((bundle, first[0]), (comparing, compared[0])):
+        found = heatline("bench", "screening", opened, run.folder, "--size", "128x128", "--json")
+        rows = json.loads(successful(found).stdout)["rows"]
+        assert [row["changed"] for row in rows] == [0] * 5
+        assert rows[0]["run_in_full"] < min(1, rows[-1]["run_in_full"])
+    refused = heatline("bench", "screening", comparing, first[0].folder)
+    assert (refused.returncode, "is not its run" in complaint(refused)) == (14, True)
 
 
 def test_frames_that_cannot_be_aligned_are_named_have_no_verdict_and_set_no_threshold(

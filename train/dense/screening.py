@@ -15,10 +15,11 @@ from rich.progress import Progress
 from heatline.edge.cli.output import progress_console
 from heatline.edge.errors import InputError
 from heatline.edge.inference.engine import reduce_tile
+from heatline.edge.reference.difference import reduce_difference
 from heatline.train.config import CnnConfig, DenseRecipeConfig
 from heatline.train.dense.cache import key_of
 from heatline.train.dense.cross_validation import CrossValidation
-from heatline.train.dense.extraction import extract_features
+from heatline.train.dense.extraction import compare_samples, extract_features
 from heatline.train.dense.fit_head import predict
 from heatline.train.dense.samples import Painter, Sample, digest_pictures, gather_samples, grid_samples, plan_copies
 from heatline.train.dense.tiles import DenseTiles, LabelKind, OutOfFold, label_tiles
@@ -106,6 +107,7 @@ def train_screening(
     assert isinstance(config.model, CnnConfig), "the recipe made the model one with a dense head"
     torch.manual_seed(config.seed)
     model, _ = dense_classifier(config.model, seen_px, is_small=True)
+    model.head = model.head.untrained(compares=run.references is not None)
     model.eval().cell = 1  # it has few: a cell shows four times as many px of the tile
     images, tile_px = run.split.images(run.data, "train"), config.tiles.tile_px
     with tempfile.TemporaryDirectory() as scratch, Progress(console=progress_console(), transient=True) as progress:
@@ -118,6 +120,13 @@ def train_screening(
         features, _ = extract_features(
             model, seen_px, painter, planned, config.features, report_line, bf16=False, progress=progress
         )
+        if run.references is not None:
+            frames = tiles.table.frame[[sample.row for sample in planned]]
+            comparing = progress.add_task("comparing pictures", total=len(store))
+            differences, _ = compare_samples(
+                store, run.references, painter, planned, frames, tile_px, lambda: progress.advance(comparing)
+            )
+            features = features.with_differences(reduce_difference(differences, model.map_hw[0]))
         samples = gather_samples(tiles, planned, painter)
         validation = CrossValidation(model, tiles, samples, features, recipe, config.seed, bf16=False)
         steps_of_head = recipe.steps_for(len(tiles))
