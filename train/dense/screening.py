@@ -38,7 +38,7 @@ class HeldOutTiles:
     """All tiles of a run's pictures, as models answer that were not trained on the tile's group."""
 
     logit: NDArray[np.float32]
-    """[N], of the model itself."""
+    """[N], of the model itself; -inf in frames that could not be aligned with their reference."""
     peak: NDArray[np.float32]
     """[2, N], highest map cell of the screening model, logits; and that of the one trained on all groups, which the
     bundle gets: it may answer higher or lower throughout."""
@@ -123,7 +123,7 @@ def train_screening(
         if run.references is not None:
             frames = tiles.table.frame[[sample.row for sample in planned]]
             comparing = progress.add_task("comparing pictures", total=len(store))
-            differences, _ = compare_samples(
+            differences, poses = compare_samples(
                 store, run.references, painter, planned, frames, tile_px, lambda: progress.advance(comparing)
             )
             features = features.with_differences(reduce_difference(differences, model.map_hw[0]))
@@ -140,7 +140,9 @@ def train_screening(
     rows = np.arange(len(tiles))
     final = np.concatenate([maps.max(axis=(1, 2)) for maps in predict(validation.own, features, rows, bf16=False)])
     validation.give()
-    own = OutOfFold.read(RunFolder(run.folder).out_of_fold)
+    logit = OutOfFold.read(RunFolder(run.folder).out_of_fold).logit
+    if run.references is not None:  # a line gives frames that are not aligned no verdict
+        logit[~np.isin(tiles.table.frame, [frame for frame, pose in poses.items() if pose])] = -np.inf
     good = tiles.known == LabelKind.GOOD
     peak = np.stack([held_out.map.max(axis=(1, 2)), final], dtype=np.float32)
-    return model.eval(), HeldOutTiles(own.logit, peak, tiles.table.frame, good, defects)
+    return model.eval(), HeldOutTiles(logit, peak, tiles.table.frame, good, defects)
