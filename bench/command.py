@@ -409,7 +409,13 @@ def tune(bundle_path: Path, line: Path, out: Path | None, as_json: bool, **optio
 @optional_bundle_argument
 @click.argument("run", type=click.Path(path_type=Path))
 @precision_option
-@click.option("--size", type=FrameSize(), default="2448x2048", show_default=True, help="Of frames.")
+@click.option(
+    "--size",
+    type=FrameSize(),
+    default="2448x2048",
+    show_default=True,
+    help="Of frames; with a reference, pictures have their own.",
+)
 @out_option
 @json_option
 def screening(
