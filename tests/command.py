@@ -8,18 +8,25 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
 from click.testing import CliRunner
 
 from heatline.edge.cli.main import log_to, run
 
+ROOT = Path(__file__).parents[1]
+"""The checkout."""
+DRAWN_BOARDS = ROOT / "examples" / "drawn_boards" / "bundle"
+"""A bundle with some MB of weights, which an engine maps into memory and may read later."""
 HEATLINE = Path(sys.executable).with_name("heatline")
 WITHIN_SECONDS = 60.0
 """Bounds what would otherwise hang; never what is measured."""
 QUIET = {"OPENCV_LOG_LEVEL": "SILENT"}
+WIDE = {"COLUMNS": "200"}
+"""A terminal in which no line of a table is folded."""
 
 
 def heatline(
@@ -68,6 +75,12 @@ def heatline_process(
     )
 
 
+def in_python(program: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    """Run a program in a Python process of its own, which can import the tests."""
+    command = [sys.executable, "-c", program, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=WITHIN_SECONDS, check=False)
+
+
 def process_env(extra: Mapping[str, str] | None) -> dict[str, str]:
     """This process's environment for a child that is not a service of systemd's, and `extra`."""
     clean = {name: value for name, value in os.environ.items() if name != "NOTIFY_SOCKET"}
@@ -98,3 +111,11 @@ def complaint(result: subprocess.CompletedProcess[str]) -> str:
     sentences = [line for line in result.stderr.splitlines() if line.startswith("heatline:")]
     assert len(sentences) == 1, f"{len(sentences)} sentences on standard error:\n{result.stderr}"
     return sentences[0]
+
+
+def sentence_of(kind: type[Exception], call: Callable[..., object], *arguments: object) -> str:
+    """The one sentence of the error that a call must raise: a command prints it as it is."""
+    with pytest.raises(kind) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)

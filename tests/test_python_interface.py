@@ -20,16 +20,14 @@ from examples.drawn_boards.boards import draw_board
 from heatline.edge.bundle import Bundle
 from heatline.edge.delivery.auth import make_key_pair
 from heatline.edge.images import read_rgb
-from tests import command
+from tests.command import DRAWN_BOARDS, ROOT, WITHIN_SECONDS, sentence_of
+from tests.command import heatline as heatline_command
 from tests.conftest import write_picture
 from tests.edge.lines import line_started, small_frames, write_line_with, write_pictures
 from tests.edge.secured import Secured, free_port
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.small_bundle import dark_square, white_frame
 
-ROOT = Path(__file__).parents[1]
-SHIPPED = ROOT / "examples" / "drawn_boards" / "bundle"
-WITHIN_SECONDS = command.WITHIN_SECONDS
 DEFECTIVE = dark_square(white_frame((230, 300)), 40, 60)
 """Larger than a tile."""
 
@@ -64,12 +62,12 @@ def test_every_public_name_exists_and_every_error_is_in_the_family() -> None:
 def test_the_readme_inspects_a_board_as_the_command_does(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = blocks("README.md", "## From Python")
     assert len([line for line in example.splitlines() if line]) == 4
-    (tmp_path / "boards.bundle").symlink_to(SHIPPED)
+    (tmp_path / "boards.bundle").symlink_to(DRAWN_BOARDS)
     file = write_picture(tmp_path / "new-boards" / "images" / "board_00000.png", draw_board((2, 0)).image)
     shown: dict[str, Any] = {}
     with chdir(tmp_path):
         exec(example, shown)
-        result = command.heatline("inspect", SHIPPED, file.relative_to(tmp_path), "--out", "found", "--json")
+        result = heatline_command("inspect", DRAWN_BOARDS, file.relative_to(tmp_path), "--out", "found", "--json")
     event = msgspec.json.decode(result.stdout, type=heatline.VerdictEvent)
     result = shown["result"]
     assert same(result.event) == same(event)
@@ -104,13 +102,6 @@ def test_pictures_come_as_a_folder_as_files_or_as_an_array(inspector: heatline.B
             draw()
 
 
-def one_sentence(call: Callable[[], object], kind: type[Exception]) -> str:
-    with pytest.raises(kind) as caught:
-        call()
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
 def test_misuse_is_refused_in_one_sentence(bundle: Bundle, tmp_path: Path) -> None:
     gone, engine = tmp_path / "gone", "tensorrt"
     nobody, key = f"ipc://{tmp_path}/nobody", tmp_path / "mes.key"
@@ -126,8 +117,8 @@ def test_misuse_is_refused_in_one_sentence(bundle: Bundle, tmp_path: Path) -> No
         ]
         for picture, pixel_format, excerpt in pictures:
             call = partial(inspector.inspect, picture, pixel_format=pixel_format)
-            assert excerpt in one_sentence(call, heatline.InputError)
-        assert "is not a folder" in one_sentence(lambda: inspector.inspect_all(gone), heatline.InputError)
+            assert excerpt in sentence_of(heatline.InputError, call)
+        assert "is not a folder" in sentence_of(heatline.InputError, inspector.inspect_all, gone)
     inspector.close()
     calls: list[tuple[Callable[[], object], type[Exception], str]] = [
         (lambda: inspector.inspect(DEFECTIVE), heatline.EngineError, "is closed"),
@@ -140,7 +131,7 @@ def test_misuse_is_refused_in_one_sentence(bundle: Bundle, tmp_path: Path) -> No
         (lambda: heatline.subscribe(nobody, key=key), heatline.AccessError, "key and line_key go together"),
     ]
     for call, kind, excerpt in calls:
-        assert excerpt in one_sentence(call, kind)
+        assert excerpt in sentence_of(kind, call)
 
 
 @pytest.fixture
@@ -201,7 +192,7 @@ def test_a_line_with_keys_accepts_allowed_clients(tmp_path: Path) -> None:
     keys = {"key": tmp_path / "mes.key", "line_key": tmp_path / "line.key.pub"}
     with StatusOnlyLine(port.bound, a_status(line="line7"), secured.access()):
         assert heatline.status(port.reached, timeout_s=WITHIN_SECONDS, **keys).line == "line7"
-        assert "it requires keys" in one_sentence(lambda: heatline.subscribe(port.reached), heatline.AccessError)
+        assert "it requires keys" in sentence_of(heatline.AccessError, heatline.subscribe, port.reached)
 
 
 def test_the_example_of_inspecting_runs(bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,10 +15,8 @@ from heatline.bench.result_file import claim, deliver, keep, read_result
 from heatline.bench.stages import STAGES
 from heatline.edge.bundle import Bundle
 from heatline.edge.errors import BenchError, BundleError
-from tests.command import successful
+from tests.command import ROOT, successful
 from tests.small_bundle import bundle_in
-
-ROOT = Path(__file__).parents[2]
 
 WITHOUT_EXTRAS = """
 import sys

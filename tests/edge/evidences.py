@@ -143,10 +143,7 @@ def line_with_evidence(tmp_path: Path, bundle: Bundle, address: str, tables: str
 
 
 def until_evidence(line: RunningLine, wanted: Callable[[EvidenceState], bool]) -> StatusEvent:
-    found: StatusEvent = line.until(
-        lambda event: isinstance(event, StatusEvent) and event.evidence is not None and wanted(event.evidence)
-    )
-    return found
+    return line.next_of(StatusEvent, lambda status: status.evidence is not None and wanted(status.evidence))
 
 
 def kept_by(line: RunningLine, count: int) -> int:

@@ -15,7 +15,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from ctypes import CFUNCTYPE, POINTER, byref, c_char_p, c_double, c_int, c_uint32, c_void_p
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,12 +23,12 @@ from numpy.typing import NDArray
 
 from heatline.edge.cameras import aravis
 from heatline.edge.cameras.aravis import Function
+from tests.command import ROOT
 from tests.needs import need
 
 if TYPE_CHECKING:
     from viva_genicam.testing import FakeGigeCamera
 
-ROOT = Path(__file__).parents[2]
 GVCP_PORT = 3956
 ADDRESSES = [f"127.0.0.{number}" for number in range(1, 65)]
 START_WITHIN_S = 30.0

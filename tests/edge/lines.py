@@ -11,10 +11,10 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -40,6 +40,7 @@ from heatline.edge.wire.events import (
 from tests.command import HEATLINE, WITHIN_SECONDS, process_env
 from tests.small_bundle import dark_square, white_frame
 
+OneEvent = TypeVar("OneEvent", bound=Event)
 POLL_SECONDS = 0.02
 """How long a line's subscriber waits for an event before it looks at the clock and at the process."""
 
@@ -203,24 +204,16 @@ class RunningLine:
                 return event
         raise AssertionError(f"the wanted event did not come\n{self._log()}")
 
-    def next_verdict(self) -> VerdictEvent:
-        while not isinstance(event := self.next(), VerdictEvent):
-            pass
-        return event
-
-    def next_alarm(self) -> AlarmEvent:
-        found: AlarmEvent = self.until(lambda event: isinstance(event, AlarmEvent))
+    def next_of(self, kind: type[OneEvent], wanted: Callable[[OneEvent], bool] = lambda _: True) -> OneEvent:
+        """Wait for the next event of this type that is wanted, and return it."""
+        found: OneEvent = self.until(lambda event: isinstance(event, kind) and wanted(event))
         return found
 
     def until_handshake(self, state: str, reason: str | None = None) -> Handshake:
         """Wait for the next status with this state and reason; return its handshake."""
-
-        def wanted(event: Event) -> bool:
-            handshake = event.handshake if isinstance(event, StatusEvent) else None
-            return handshake is not None and (handshake.state, handshake.reason) == (state, reason)
-
-        found: Handshake = self.until(wanted).handshake
-        return found
+        return self.next_of(
+            StatusEvent, lambda status: (status.handshake.state, status.handshake.reason) == (state, reason)
+        ).handshake
 
     def until_inspected_frames(self, count: int) -> None:
         """Wait for verdicts on this many more frames."""
@@ -230,17 +223,13 @@ class RunningLine:
     def reload(self) -> ChangeEvent:
         """Reload the line's file; return the change event."""
         self.process.send_signal(signal.SIGHUP)
-        found: ChangeEvent = self.until(lambda event: isinstance(event, ChangeEvent))
-        return found
+        return self.next_of(ChangeEvent)
 
     def until_inspected(self, camera: str | None = None) -> VerdictEvent:
         """Wait for the next verdict on a frame of any camera, or of this one; return its event."""
-        found: VerdictEvent = self.until(
-            lambda event: (
-                isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT" and camera in (None, event.camera)
-            )
+        return self.next_of(
+            VerdictEvent, lambda event: event.verdict != "NO_VERDICT" and camera in (None, event.camera)
         )
-        return found
 
     def child(self, words: str) -> int:
         """Return the child process with these words in its command line."""
@@ -250,16 +239,22 @@ class RunningLine:
                     return pid
         raise AssertionError(f"no child process has {words}")
 
-    def end(self) -> ReceivedEvents:
-        """End the line as systemd does, and return all events."""
+    def end(self, cameras: Collection[str] | None = None) -> ReceivedEvents:
+        """End the line as systemd does, and return all events, checked as `until_stopped` does."""
         self.process.send_signal(signal.SIGTERM)
-        return self.until_stopped()
+        return self.until_stopped(cameras)
 
-    def until_stopped(self) -> ReceivedEvents:
-        """Receive all events until the line has stopped, and check its exit code."""
+    def until_stopped(self, cameras: Collection[str] | None = None) -> ReceivedEvents:
+        """Receive all events until the line has stopped, and check its exit code.
+
+        Args:
+            cameras: all cameras of the line, to check that every frame has its event; None: do not check it.
+        """
         while not (self.received.statuses and self.received.last.state == "STOPPED"):
             self.next()
         assert self.exit_code() == 0
+        if cameras is not None:
+            assert_every_frame_has_its_event(self.received, cameras)
         return self.received
 
     def exit_code(self) -> int:
@@ -395,7 +390,7 @@ class NotifySocket(socket.socket):
         return assignments
 
 
-def assert_every_frame_has_its_event(received: ReceivedEvents, cameras: Sequence[str]) -> None:
+def assert_every_frame_has_its_event(received: ReceivedEvents, cameras: Collection[str]) -> None:
     """Check that no event is missing, that each frame is reported once and in order, and that the ledger agrees."""
     for journal_id in {event.journal_id for event in received.in_order}:
         counted = [e for e in received.in_order if not isinstance(e, StatusEvent) and e.journal_id == journal_id]

@@ -7,10 +7,11 @@ import msgspec
 
 from heatline.edge.delivery.auth import Access
 from heatline.edge.delivery.publisher import Publisher
-from heatline.edge.wire.events import ChangeEvent, CountedEvent, Message, StatusEvent
+from heatline.edge.wire.events import ChangeEvent, CountedEvent, Handshake, Message, StatusEvent
 from tests.edge.wire_examples import CHANGE, HANDSHAKE
 
 STATUS_EVERY_SECONDS = 0.01
+READY = Handshake(state="READY", heartbeat=7)
 
 
 def a_status(**what: Any) -> StatusEvent:

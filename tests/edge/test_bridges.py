@@ -24,21 +24,20 @@ from heatline.edge.config import load_config
 from heatline.edge.delivery.journal import Record
 from heatline.edge.errors import SupersededError
 from heatline.edge.service.changeover import require_exchangeable
-from heatline.edge.wire.events import Handshake, JournalEvent
+from heatline.edge.wire.events import JournalEvent
 from heatline.edge.wire.requests import to_bytes
 from tests.command import complaint, heatline
 from tests.edge.bridged_line import LINE_FILE, BridgedLine, Identity, OpcuaDoor, Plc, acknowledge, call, ids, read
 from tests.edge.brokers import Broker, Plant
 from tests.edge.followed_line import ALARM, BOOT, DEFECT, GOOD, PART, WITHIN_SECONDS, event, wait_until
 from tests.edge.lines import NotifySocket
-from tests.edge.status_only_line import StatusOnlyLine, a_status
+from tests.edge.status_only_line import READY, StatusOnlyLine, a_status
 from tests.golden import assert_golden
 
 NO_VERDICT = "verdict.side.NO_VERDICT"
 EVALUATIONS = {GOOD: 1, DEFECT: 2, NO_VERDICT: 3, PART: 3}
 """Of OPC 40001-101."""
 WORDS = {topic.rpartition(".")[2]: number for topic, number in EVALUATIONS.items()}
-READY = Handshake(state="READY", heartbeat=7)
 
 
 AWAY = (OSError, ua.UaError, ModbusException)

@@ -121,18 +121,22 @@ def test_golden_tiles_are_read_and_refused_with_wrong_claims(folder: Path, compa
         assert GOLDEN in refusal(put(compares, {GOLDEN: golden.to_bytes()}))
 
 
-def test_an_invalid_manifest_is_refused() -> None:
-    for content, message in (
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
         (b"hello", "not a bundle manifest"),
-        (f'{{"schema": {SCHEMA}, "name": "\xff"}}'.encode("latin-1"), "not a bundle manifest"),  # not UTF-8
+        (f'{{"schema": {SCHEMA}, "name": "\xff"}}'.encode("latin-1"), "not a bundle manifest"),
         (b"[]", "Expected `object`"),
         (b"{}", "missing required field `schema`"),
         (f'{{"schema": {SCHEMA + 1}, "new": 1}}'.encode(), f"reads {SCHEMA}; install a newer heatline"),
         (f'{{"schema": {SCHEMA - 1}}}'.encode(), f"reads {SCHEMA}; export the bundle again"),
-        (f'{{"schema": {SCHEMA}, "provenance": {"[" * 100_000}'.encode(), "not a bundle manifest"),  # too deep
-    ):
-        with pytest.raises(BundleError, match=message):
-            decode_manifest(content, "here")
+        (f'{{"schema": {SCHEMA}, "provenance": {"[" * 100_000}'.encode(), "not a bundle manifest"),
+    ],
+    ids=["no JSON", "not UTF-8", "no object", "empty", "newer", "older", "too deep"],
+)
+def test_an_invalid_manifest_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(BundleError, match=message):
+        decode_manifest(content, "here")
 
 
 IN_TABLE: dict[str, list[Any]] = {

@@ -19,7 +19,7 @@ from heatline.edge.wire.events import AlarmEvent, StatusEvent, VerdictEvent
 from tests.command import WITHIN_SECONDS
 from tests.edge import lines
 from tests.edge.gv_cameras import AravisCamera, aravis_camera
-from tests.edge.lines import RunningLine, assert_every_frame_has_its_event, children, running, write_line_with
+from tests.edge.lines import RunningLine, children, running, write_line_with
 from tests.edge.rtsp_server import rtsp_server
 from tests.small_bundle import TILE, answer
 
@@ -49,7 +49,7 @@ def rtsp(url: str) -> dict[str, object]:
 
 def until_alarms(run: RunningLine, active: bool, **expected: str) -> list[AlarmEvent]:
     """Wait for one alarm of each of these cameras, in any order."""
-    alarms = [run.next_alarm() for _ in expected]
+    alarms = [run.next_of(AlarmEvent) for _ in expected]
     found = {alarm.camera: (alarm.alarm, alarm.active) for alarm in alarms}
     assert found == {camera: (reason, active) for camera, reason in expected.items()}
     return alarms
@@ -82,7 +82,8 @@ def test_a_killed_or_hanging_process_of_any_camera_is_replaced_without_leftovers
             for killed in [[*cameras], ["drawn"], ["drawn"]] * rounds:
                 for pid in [run.child(f"\0{camera}\0") for camera in killed]:
                     os.kill(pid, signal.SIGKILL)
-                alarms = [run.next_alarm() for _ in range(2 * len(killed))]  # one may be back as another's is noticed
+                # One may be back as another's is noticed.
+                alarms = [run.next_of(AlarmEvent) for _ in range(2 * len(killed))]
                 for camera in killed:
                     begin, end = (alarm for alarm in alarms if alarm.camera == camera)
                     assert (begin.alarm, begin.active, end.alarm, end.active) == ("process", True, "process", False)
@@ -95,8 +96,7 @@ def test_a_killed_or_hanging_process_of_any_camera_is_replaced_without_leftovers
             # The last frames of each camera's two previous processes may still be referenced.
             most = (*before[:3], before[3] + 2 * len(cameras) - (3 if rounds == 1 else 0))
             run.until(lambda _: all(now <= top for now, top in zip(resources(run.process.pid), most, strict=True)))
-            received = run.end()
-    assert_every_frame_has_its_event(received, list(cameras))
+            received = run.end(cameras)
     assert received.last.cameras["drawn"].openings == 3 * rounds + 2
 
 
@@ -129,8 +129,7 @@ def test_devices_that_hang_or_die_stop_no_other(tmp_path: Path, bundle: Bundle, 
             server.start()
             until_alarms(run, False, network="broken")
             run.until_inspected("network")
-            received = run.end()
-    assert_every_frame_has_its_event(received, list(cameras))
+            received = run.end(cameras)
     assert received.refusals("lives") == []
 
 
@@ -151,11 +150,10 @@ def test_wrong_frames_raise_one_alarm_and_are_never_judged(
             device.tell("freeze", frozen=False)
             run.until(lambda event: isinstance(event, AlarmEvent) and not event.active)
             assert run.until_inspected().verdict == "GOOD"
-            received = run.end()
+            received = run.end(["cam"])
     assert [(alarm.alarm, alarm.active) for alarm in received.alarms] == [(reason, True), (reason, False)]
     bad = [at for at, event in enumerate(received.verdicts) if event.reason == f"failed.{reason}"]
     assert {event.verdict for event in received.verdicts[bad[0] : bad[-1] + 1]} == {"NO_VERDICT"}
-    assert_every_frame_has_its_event(received, ["cam"])
 
 
 LOST = 4
@@ -193,8 +191,7 @@ def test_each_part_has_the_verdict_on_its_own_pixels_and_a_lost_frame_costs_only
                     device.tell("lose_packets", ratio=1.0 if number == LOST else 0.0)
                     device.show([grey(255 - 2 * number)])
                     replies[part] = triggered(commander, "top", part)
-            received = run.end()
-    assert_every_frame_has_its_event(received, ["top"])
+            received = run.end(["top"])
     events = received.verdicts
     assert [event.part_id for event in events] == list(replies), "each part has one event, and they are in order"
     for number, event in enumerate(events, start=1):
@@ -228,8 +225,7 @@ def test_a_late_verdict_becomes_no_verdict_at_the_deadline(tmp_path: Path, bundl
             reply = triggered(commander, "parts", f"P{next(parts)}")
         run.until(lambda event: isinstance(event, VerdictEvent) and event.part_id == reply.part_id)
         run.until(lambda event: isinstance(event, StatusEvent) and event.ledger["in_time"].inspected == 1)
-        received = run.end()
-    assert_every_frame_has_its_event(received, list(cameras))
+        received = run.end(cameras)
     assert received.last.ledger["late"].dropped == {"deadline": 2}
     (of_part,) = [event for event in received.of("parts") if event.part_id == reply.part_id]
     for event in [*received.of("late"), of_part]:

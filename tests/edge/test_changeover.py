@@ -16,11 +16,11 @@ from heatline.edge.delivery.client import Commander
 from heatline.edge.errors import CommandRefusedError, ConfigError
 from heatline.edge.service.changeover import ProductMemory
 from heatline.edge.wire.events import ChangeEvent, StatusEvent, VerdictEvent
+from tests.command import DRAWN_BOARDS, sentence_of
 from tests.edge.gv_cameras import need_aravis, viva_camera
-from tests.edge.lines import ReceivedEvents, RunningLine, assert_every_frame_has_its_event, running, write_line_with
+from tests.edge.lines import ReceivedEvents, RunningLine, running, write_line_with
 from tests.small_bundle import bundle_in
 
-DRAWN_BOARDS = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
 CAMERA = {"kind": "pattern", "draw_size": [240, 240], "rate_fps": 40, "on_overload": "block"}
 
 
@@ -67,18 +67,13 @@ def line(tmp_path: Path, bundle: Bundle, other_bundle: Bundle, address: str, com
     return Line(tmp_path, bundle.path, other_bundle.path, address, commands)
 
 
-def until_change(run: RunningLine) -> ChangeEvent:
-    return run.until(lambda event: isinstance(event, ChangeEvent))
-
-
 def until_inspected_as(run: RunningLine, product: str) -> VerdictEvent:
     return run.until(lambda event: isinstance(event, VerdictEvent) and event.product == product)
 
 
 def end(run: RunningLine) -> ReceivedEvents:
     """End the line and return its events. Every frame is inspected except those that still waited."""
-    received = run.end()
-    assert_every_frame_has_its_event(received, ["top"])
+    received = run.end(["top"])
     assert set(received.last.ledger["top"].dropped) <= {"stopped"}
     return received
 
@@ -94,7 +89,7 @@ def test_a_product_is_activated_between_two_frames_and_no_frame_is_lost(
         selected = aside.submit(to_line.select, "b")
         assert run.until_handshake("BUSY", "changing").detail == "product b is being prepared"
         assert run.until_inspected().product == "a"
-        change = until_change(run)
+        change = run.next_of(ChangeEvent)
         assert (change.change, change.applied, change.product) == ("select", True, "b")
         second = until_inspected_as(run, "b")
         reply = selected.result()
@@ -126,12 +121,12 @@ def test_the_selected_product_is_active_after_a_restart_else_the_files(line: Lin
         line.rewrite('product = "a"', 'product = "b"')
         assert run.reload().product == "b"
         to_line.select("a")
-        until_change(run)
+        run.next_of(ChangeEvent)
         assert run.reload().product == "a", "a reload undoes no selection"
         run.process.kill()
         run.process.wait()
     with line.running() as run:
-        assert {run.next_verdict().product for _ in range(3)} == {"a"}
+        assert {run.next_of(VerdictEvent).product for _ in range(3)} == {"a"}
         run.end()
 
 
@@ -142,7 +137,7 @@ def test_a_reload_activates_the_file_and_an_invalid_file_or_product_changes_noth
     broken = shutil.copytree(other_bundle.path, file.with_name("broken"))
     (broken / "model.onnx").write_bytes(b"")
     with line.running() as run, Commander(line.commands, 60) as to_line:
-        assert run.next_verdict().acting
+        assert run.next_of(VerdictEvent).acting
         line.rewrite("allow_unsigned = true", "allow_unsigned = true\nacting = false\nthresholds.score = 3.5")
         line.rewrite(str(other_bundle.path), str(broken))
         assert run.reload().applied, "a reload opens only the active product"
@@ -179,7 +174,7 @@ def test_a_reload_activates_the_file_and_an_invalid_file_or_product_changes_noth
         with pytest.raises(CommandRefusedError, match=r"model\.onnx") as unusable:
             to_line.select("b")
         assert (unknown.value.reason, unusable.value.reason) == ("unknown_product", "unusable")
-        change = until_change(run)
+        change = run.next_of(ChangeEvent)
         assert (change.change, change.applied, change.product) == ("select", False, "a")
         assert "model.onnx" in str(change.detail)
         run.until_inspected()
@@ -215,8 +210,7 @@ def test_no_frame_is_judged_for_a_product_with_another_exposure(gige: Line) -> N
             to_line.select("b")
         assert refused.value.reason == "unusable"
         run.until_inspected()
-        received = run.end()
-    assert_every_frame_has_its_event(received, ["top"])
+        received = run.end(["top"])
     seen = {
         (event.product, event.chunks["ExposureTime"]) for event in received.verdicts if event.verdict != "NO_VERDICT"
     }
@@ -279,9 +273,7 @@ def load(folder: Path, text: str) -> LineConfig:
     ],
 )  # fmt: skip
 def test_misleading_products_are_refused_with_a_reason(tmp_path: Path, products: str, complaint: str) -> None:
-    with pytest.raises(ConfigError) as refused:
-        load(tmp_path, PRODUCT_LINE + products)
-    assert complaint in str(refused.value)
+    assert complaint in sentence_of(ConfigError, load, tmp_path, PRODUCT_LINE + products)
 
 
 def test_a_product_overrides_the_lines_settings_and_the_first_one_must_be_named(tmp_path: Path) -> None:

@@ -25,14 +25,13 @@ from heatline.edge.delivery.journal import Journal
 from heatline.edge.delivery.publisher import Publisher
 from heatline.edge.images import read_rgb
 from heatline.edge.wire.events import BundleName, Event, Message, VerdictEvent, WebState
-from tests.command import HEATLINE, WITHIN_SECONDS, complaint, heatline, heatline_process, refused
+from tests.command import HEATLINE, WIDE, WITHIN_SECONDS, complaint, heatline, heatline_process, refused
 from tests.edge.lines import small_frames, started, write_line, write_pictures
 from tests.edge.secured import begun
 from tests.edge.status_only_line import StatusOnlyLine, a_status
 from tests.edge.wire_examples import CHANGE, DEFECT, GOOD, HANDSHAKE, LIVE_ONLY, NO_VERDICT, REFUSED_CHANGE, STATUS
 from tests.golden import assert_golden
 
-WIDE = {"COLUMNS": "200"}
 Run = subprocess.CompletedProcess[str]
 
 

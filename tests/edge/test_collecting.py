@@ -24,12 +24,11 @@ from heatline.edge.images import read_image
 from heatline.edge.labels.collected import ENOUGH_GOOD, count_collected, name_of
 from heatline.edge.labels.folder import Label, LabelFolder
 from heatline.edge.monitor.memory import Memory
-from heatline.edge.wire.events import COLLECTING, StatusEvent, StepEvent, VerdictEvent, event_from
+from heatline.edge.wire.events import COLLECTING, AlarmEvent, StatusEvent, StepEvent, VerdictEvent, event_from
 from tests.command import complaint, heatline, successful
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.lines import (
     RunningLine,
-    assert_every_frame_has_its_event,
     running,
     write_line_with,
 )
@@ -117,8 +116,7 @@ def test_no_frame_gets_a_verdict_until_a_bundle_is_loaded_between_two_frames_and
         line.file.write_text(text)
         run.reload()
         until_collected(run)
-        received = run.end()
-    assert_every_frame_has_its_event(received, ["top"])
+        received = run.end(["top"])
     assert [change.bundle is None for change in received.changes] == [False, True]
     assert {event.reason for event in received.verdicts if event.verdict == "NO_VERDICT"} <= {
         COLLECTING,
@@ -140,7 +138,7 @@ def test_what_people_keep_outlives_a_kill_of_the_page_and_of_the_line(tmp_path: 
                 for words in ("monitor", "cameras"):
                     os.kill(run.child(words), signal.SIGKILL)
                 until_collected(run)
-            assert run.next_alarm().active
+            assert run.next_of(AlarmEvent).active
             run.process.kill()
         assert {name: kind for kind, _, name in line.marks()} == kept, life
     assert {by for _, by, _ in line.marks()} == {"Anna"}
@@ -160,7 +158,7 @@ def test_each_triggered_frame_is_kept_under_its_part(tmp_path: Path, address: st
         name = unlabelled(line)[0]
         wanted = {"picture": name, "label": "good", "seen": ["unlabelled", 0], "by": "Anna"}
         assert line.page.request("POST", "/label/api/label", json.dumps(wanted), JSON).status == 200
-        step = run.until(lambda event: isinstance(event, StepEvent))
+        step = run.next_of(StepEvent)
         assert (step.step, step.by, step.detail) == ("labelled", "Anna", f"{name} is good")
         run.end()
 

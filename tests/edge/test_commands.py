@@ -31,10 +31,9 @@ from heatline.edge.wire.events import BundleName
 from heatline.edge.wire.requests import Refused, to_bytes
 from tests.command import WITHIN_SECONDS, complaint, heatline, successful
 from tests.edge.lines import running, write_line_with
-from tests.edge.secured import free_port, until
+from tests.edge.secured import WITHIN_MS, free_port, until
 from tests.test_docs import blocks, read, section
 
-WITHIN_MS = int(WITHIN_SECONDS * 1000)
 PLAIN = TriggerRequest(request_id="r", camera="top", part_id="P-1")
 BUNDLE = BundleName(name="boards", version="2026.11", digest="ab" * 32)
 

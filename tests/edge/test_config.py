@@ -17,6 +17,7 @@ from heatline.edge.config import (
 )
 from heatline.edge.config.engine import EngineConfig
 from heatline.edge.errors import ConfigError
+from tests.command import sentence_of
 
 SMALLEST = 'bundle = "b"\n[[cameras]]\nkind = "folder"\nname = "top"\npath = "frames"\n'
 FULL = """
@@ -59,11 +60,8 @@ def load(folder: Path, text: str | bytes) -> LineConfig:
 
 
 def refusal(folder: Path, text: str | bytes) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load(folder, text)
-    sentence = str(caught.value)
+    sentence = sentence_of(ConfigError, load, folder, text)
     assert str(folder / "line.toml") in sentence
-    assert "\n" not in sentence
     return sentence
 
 

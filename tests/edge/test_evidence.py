@@ -6,7 +6,6 @@ import os
 import signal
 import sqlite3
 import stat
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from heatline.edge.monitor.pictures import PictureClient, picture_socket
 from heatline.edge.monitor.recorder import Recorder
 from heatline.edge.monitor.store import INDEX, EvidenceStore
 from heatline.edge.wire.events import EvidenceState, MarkKind, Message
-from tests.command import WITHIN_SECONDS
+from tests.command import WITHIN_SECONDS, in_python
 from tests.edge.evidences import (
     ALL,
     DAY_NS,
@@ -338,10 +337,7 @@ def test_a_writer_that_is_killed_at_any_step_leaves_whole_entries_only(tmp_path:
     whole: list[int] = []
     ends = []
     for number, step in enumerate(steps):
-        command = [sys.executable, "-c", KILLED_AT_A_STEP, tmp_path, str(2 * number), str(step)]
-        ends.append(
-            subprocess.run(command, cwd=Path(__file__).parents[2], timeout=WITHIN_SECONDS, check=False).returncode
-        )
+        ends.append(in_python(KILLED_AT_A_STEP, tmp_path, str(2 * number), str(step)).returncode)
         before, found = whole, EvidenceStore(tmp_path)
         whole = sorted(entry.event.frame_number for entry in found.entries())
         assert whole[: len(before) + 1] == [*before, 2 * number], "what was written is there"

@@ -8,12 +8,11 @@ import pytest
 
 from heatline.edge.bundle import Bundle
 from heatline.edge.wire.events import StatusEvent
-from tests.command import WITHIN_SECONDS
+from tests.command import DRAWN_BOARDS, WITHIN_SECONDS
 from tests.edge.fault_boots import PATIENT, Hang, LeapingClock, at_start
 from tests.edge.lines import (
     NotifySocket,
     RunningLine,
-    assert_every_frame_has_its_event,
     running,
     write_line,
     write_line_with,
@@ -21,8 +20,6 @@ from tests.edge.lines import (
 )
 from tests.small_bundle import dark_square, white_frame
 
-REAL_BUNDLE = Path(__file__).parents[2] / "examples/drawn_boards/bundle"
-"""A bundle with some MB of weights, which an engine maps into memory and may read later."""
 HOUR_S = 3600
 WATCHDOG = {"WATCHDOG_USEC": "10000000"}
 
@@ -58,7 +55,7 @@ def test_a_damaged_bundle_changes_no_verdict_of_a_running_line_which_never_forks
 ) -> None:
     """Its libraries must not fork either: a fork of a process with many threads may hang for ever, and holds the
     line's port and state folder."""
-    bundle = shutil.copytree(REAL_BUNDLE, tmp_path / "bundle")
+    bundle = shutil.copytree(DRAWN_BOARDS, tmp_path / "bundle")
     grey = white_frame((224, 224)) // 2
     write_pictures(tmp_path / "frames", {"1.png": grey, "2.png": dark_square(grey, 40, 60), "3.png": grey // 2})
     tables = f'[engine]\nkind = "{engine}"\nthreads = 1\n\n[thresholds]\ncheck_plausibility = false'
@@ -73,8 +70,7 @@ def test_a_damaged_bundle_changes_no_verdict_of_a_running_line_which_never_forks
             for file in bundle.iterdir():
                 damage(file)
             assert scores(run) == before, damage
-        received = run.end()
-    assert_every_frame_has_its_event(received, ["top"])
+        received = run.end(["top"])
     assert received.last.ledger["top"].failed == {}
     assert seen.read_text() == "", "it forked, or resolved a host"
 
@@ -101,8 +97,7 @@ def test_a_clock_set_back_and_forward_by_an_hour_affects_no_frame(tmp_path: Path
                 run.until(lambda _, leap=leap: leapt(run, leap))
             run.until(lambda event: isinstance(event, StatusEvent) and event.state == "RUNNING")
             run.until_inspected()
-        received = run.end()
-    assert_every_frame_has_its_event(received, ["top"])
+        received = run.end(["top"])
     assert received.alarms == []
     assert {event.reason for event in received.verdicts} <= {None, "dropped.overload", "dropped.stopped"}
     assert all(0 < event.latency_ms < WITHIN_SECONDS * 1e3 for event in received.verdicts)
@@ -145,8 +140,7 @@ def test_a_hung_stage_stops_heartbeat_and_watchdog(tmp_path: Path, bundle: Bundl
         systemd.wait_for("WATCHDOG=1")
         stalled = None if stage == "publish" else run.until_handshake("NOT_READY", "stalled")  # else no event is sent
         after = run.until_handshake("READY")
-        received = run.end()
-    assert_every_frame_has_its_event(received, ["top"])
+        received = run.end(["top"])
     handshakes = [status.handshake for status in received.statuses]
     assert [each.heartbeat for each in handshakes] == sorted(each.heartbeat for each in handshakes)
     if stalled is not None:

@@ -1,8 +1,6 @@
 """Tile, infer, stitch, judge: the same answer whatever the engine, the batch and the order of answers."""
 
 import math
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from heatline.edge.inspection.inspector import Inspector
 from heatline.edge.inspection.verdict import Judgement, Thresholds, judge
 from heatline.edge.reference.reference import Reference
 from heatline.edge.wire.events import DriftEvent
-from tests.command import WITHIN_SECONDS, heatline
+from tests.command import DRAWN_BOARDS, heatline, in_python
 from tests.edge.boards import board, board_bundle, moved
 from tests.edge.lines import running, write_line_with, write_pictures
 from tests.small_bundle import CELLS, TILE, answer, dark_square, to_openvino, white_frame
@@ -112,19 +110,23 @@ def test_both_engines_and_the_oracle_find_a_black_square_at_its_place(
         np.testing.assert_allclose(judgement.heatmap, expected.heatmap, atol=2e-3)
 
 
+PART = RegionOfInterest.from_polygons([[(0, 0), (699, 0), (0, 499)]], [[(0, 0), (100, 0), (0, 100)]])
+
+
+@pytest.mark.parametrize("area", [WHOLE_FRAME, PART], ids=["whole frame", "part"])
+@pytest.mark.parametrize("batch", [5, 100])
 @pytest.mark.parametrize("last_first", [False, True])
-def test_the_order_of_answers_and_the_batch_change_nothing(bundle: Bundle, last_first: bool) -> None:
-    part = RegionOfInterest.from_polygons([[(0, 0), (699, 0), (0, 499)]], [[(0, 0), (100, 0), (0, 100)]])
-    for area in (WHOLE_FRAME, part):
-        expected = inspect(Inspector(bundle.manifest, NumpyEngine()), TWO, area)
-        for batch in (5, 100):
-            engine = NumpyEngine(batch, last_first=last_first)
-            inspector = Inspector(bundle.manifest, engine)
-            pending = inspector.start(frame_of(TWO), area)
-            engine.drain()
-            came = inspector.finish(pending)
-            assert (came.verdict, came.score, came.regions) == (expected.verdict, expected.score, expected.regions)
-            np.testing.assert_array_equal(came.heatmap, expected.heatmap)
+def test_the_order_of_answers_and_the_batch_change_nothing(
+    bundle: Bundle, area: RegionOfInterest, batch: int, last_first: bool
+) -> None:
+    expected = inspect(Inspector(bundle.manifest, NumpyEngine()), TWO, area)
+    engine = NumpyEngine(batch, last_first=last_first)
+    inspector = Inspector(bundle.manifest, engine)
+    pending = inspector.start(frame_of(TWO), area)
+    engine.drain()
+    came = inspector.finish(pending)
+    assert (came.verdict, came.score, came.regions) == (expected.verdict, expected.score, expected.regions)
+    np.testing.assert_array_equal(came.heatmap, expected.heatmap)
 
 
 @pytest.mark.parametrize(("value", "in_map"), [(math.nan, True), (math.inf, False)])
@@ -216,13 +218,6 @@ def test_a_small_defect_in_a_tile_below_the_threshold_is_a_region_only_beside_a_
 
 
 SIDE = 16
-REAL_BUNDLE = Path(__file__).parents[2] / "examples" / "drawn_boards" / "bundle"
-
-
-def in_python(program: str, bundle: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program in a process of its own."""
-    command = [sys.executable, "-c", program, bundle]
-    return subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_SECONDS, check=False)
 
 
 FAILS_ON_BLACK = """
@@ -274,7 +269,7 @@ for _ in list(engine._idle):
 
 def test_a_process_may_end_while_openvino_is_at_work() -> None:
     """An answer that comes after Python has ended must not cause a SIGABRT."""
-    ended = in_python(ENDS_AT_WORK, REAL_BUNDLE)  # it needs some time to answer
+    ended = in_python(ENDS_AT_WORK, DRAWN_BOARDS)  # it needs some time to answer
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
@@ -308,7 +303,7 @@ def test_an_abandoned_request_delays_nothing(monkeypatch: pytest.MonkeyPatch) ->
     """The destructor of a request waits for it, so an abandoned request must stay in memory."""
     monkeypatch.setattr("heatline.edge.inference.openvino_engine.ANSWER_WITHIN_SECONDS", 0.001)
     monkeypatch.setattr("heatline.edge.inference.openvino_engine.WAIT_STEP_MS", 1)
-    engine = OpenVinoEngine(REAL_BUNDLE, 224, threads=1, batch=64)  # a request takes most of a second
+    engine = OpenVinoEngine(DRAWN_BOARDS, 224, threads=1, batch=64)  # a request takes most of a second
     answered, failed = [], []
     engine.submit(64, lambda tiles: None, lambda *_: answered.append(1), failed.append)
     engine.drain()

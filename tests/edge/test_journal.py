@@ -175,12 +175,14 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-def test_a_damaged_journal_is_not_appended_and_a_gap_is_found_when_it_is_read(tmp_path: Path, whole: Path) -> None:
-    for number, (name, damage) in enumerate(DAMAGES.items()):
-        damage(shutil.copytree(whole, tmp_path / str(number)) / FILE_NAME)
-        with fails("damaged"):
-            Journal(tmp_path / str(number), LINE).close()
-            pytest.fail(f"it was appended: {name}")
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_journal_is_not_appended(whole: Path, damage: Callable[[Path], None]) -> None:
+    damage(whole / FILE_NAME)
+    with fails("damaged"):
+        Journal(whole, LINE).close()
+
+
+def test_a_gap_or_damage_in_the_middle_is_found_when_a_journal_is_read(tmp_path: Path, whole: Path) -> None:
     change(shutil.copytree(whole, tmp_path / "gap"), "DELETE FROM events WHERE seq = 3")
     with JournalReader.open(tmp_path / "gap") as reader, fails("damaged", match="missing"):
         reader.read(0)

@@ -15,13 +15,11 @@ from heatline.edge import describe
 from heatline.edge.delivery.journal import FILE_NAME, Journal, JournalReader
 from heatline.edge.describe import columns_of, describe_consumer, describe_event, describe_journal, local_time, utc
 from heatline.edge.wire.events import Message, ReviewEvent, StatusEvent, VerdictEvent
-from tests.command import heatline, refused, successful
+from tests.command import ROOT, heatline, refused, successful
 from tests.edge.fault_disks import fill, small_disk
 from tests.edge.journals import LINE, change, good, make_writer, mixed_messages, stored_rows
 from tests.edge.wire_examples import GOLDEN, GOOD, JOURNAL_STATUS
 from tests.golden import assert_golden
-
-ROOT = Path(__file__).parents[2]
 
 
 def run(*arguments: str | Path) -> CompletedProcess[str]:

@@ -33,6 +33,7 @@ from heatline.edge.delivery import auth
 from heatline.edge.delivery.auth import is_local, unprotected
 from heatline.edge.errors import AccessError, BundleError, HeatlineError
 from heatline.edge.keys import LARGEST_KEY_FILE, public_half
+from tests.command import sentence_of
 from tests.edge.secured import Secured
 
 
@@ -50,10 +51,7 @@ class Kind:
 
     def refusal(self, action: Callable[..., object], *arguments: object) -> str:
         """Return the one sentence with which an action is refused."""
-        with pytest.raises(self.error) as caught:
-            action(*arguments)
-        assert "\n" not in str(caught.value)
-        return str(caught.value)
+        return sentence_of(self.error, action, *arguments)
 
 
 SIGNING = Kind(

@@ -149,10 +149,17 @@ def test_after_closing_waiting_frames_still_leave_and_new_ones_are_dropped(polic
     assert ledger.accounts()["top"] == Account(3, 0, {"stopped": 1}, {"engine": 2})
 
 
-def test_an_account_balances_only_if_each_captured_frame_is_in_one_bin() -> None:
-    assert Account(4, 1, {"overload": 1}, {"engine": 1}, 1).balanced
-    for wrong in (Account(3, 3, {}, {}, 1), Account(3, 1, {"overload": 1}, {}, 0), Account(0, 1, {}, {}, -1)):
-        assert not wrong.balanced
+@pytest.mark.parametrize(
+    ("account", "is_balanced"),
+    [
+        (Account(4, 1, {"overload": 1}, {"engine": 1}, 1), True),
+        (Account(3, 3, {}, {}, 1), False),
+        (Account(3, 1, {"overload": 1}, {}, 0), False),
+        (Account(0, 1, {}, {}, -1), False),
+    ],
+)
+def test_an_account_balances_only_if_each_captured_frame_is_in_one_bin(account: Account, is_balanced: bool) -> None:
+    assert account.balanced == is_balanced
 
 
 @dataclass

@@ -2,8 +2,6 @@
 
 import contextlib
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,7 +26,7 @@ from heatline.edge.inspection.in_flight_log import InFlightLog
 from heatline.edge.inspection.inspector import Heatmaps, Outcome, Setup, Unjudged
 from heatline.edge.service.events import EventEmitter, Heartbeat, verdict_message
 from heatline.edge.wire.events import CountedEvent, Counts, Message, VerdictEvent, from_frames, to_frames
-from tests.command import WITHIN_SECONDS
+from tests.command import WITHIN_SECONDS, in_python
 from tests.edge.journals import make_writer
 from tests.edge.lines import setup_of
 from tests.edge.secured import begun
@@ -331,6 +329,5 @@ print("alive")
 
 
 def test_a_flood_and_a_reset_do_not_end_the_process() -> None:
-    command = [sys.executable, "-c", RESET]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN_SECONDS, check=False)
+    result = in_python(RESET)
     assert (result.returncode, result.stdout, result.stderr) == (0, "alive\n", "")

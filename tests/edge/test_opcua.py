@@ -50,11 +50,10 @@ from tests.edge.bridged_line import (
 )
 from tests.edge.followed_line import BUNDLE, DEFECT, GOOD, WITHIN_SECONDS
 from tests.edge.secured import begun, free_port
-from tests.edge.status_only_line import StatusOnlyLine, a_status
+from tests.edge.status_only_line import READY, StatusOnlyLine, a_status
 from tests.test_docs import read as read_document
 from tests.test_docs import rows
 
-READY = Handshake(state="READY", heartbeat=7)
 LATEST = "ResultManagement.LatestResult.ResultId"
 UNCERTAIN = "UncertainLastUsableValue"
 

@@ -23,7 +23,7 @@ from heatline.edge.service.lifecycle import Service
 from heatline.edge.service.status import WINDOW_SECONDS, DropMonitor, find_reasons, make_handshake
 from heatline.edge.util.process import sigterm_as_ctrl_c
 from heatline.edge.util.rate_limited_log import SECONDS_BETWEEN_LOGGED, FaultLog
-from heatline.edge.wire.events import Account, CameraState, Message, StatusEvent
+from heatline.edge.wire.events import Account, CameraState, Message, StatusEvent, VerdictEvent
 from tests.command import HEATLINE, WITHIN_SECONDS, heatline
 from tests.edge.lines import (
     NotifySocket,
@@ -126,10 +126,9 @@ def endless(short: Path) -> Path:
 def test_sigint_while_frames_are_in_flight_loses_none(endless: Path, address: str) -> None:
     with running(endless, address) as run:
         for _ in range(4):
-            run.next_verdict()
+            run.next_of(VerdictEvent)
         run.process.send_signal(signal.SIGINT)
-        received = run.until_stopped()
-    assert_every_frame_has_its_event(received, ["top"])
+        run.until_stopped(["top"])
 
 
 @pytest.mark.parametrize(
@@ -162,8 +161,7 @@ def test_frames_are_inspected_although_systemd_does_not_read(
                 filler.send(b"STATUS=somebody else")
         gone = {"NOTIFY_SOCKET": str(tmp_path / "gone")}
         with running(short, address, env=gone if how == "is gone" else systemd.env) as run:
-            received = run.until_stopped()
-    assert_every_frame_has_its_event(received, ["top"])
+            run.until_stopped(["top"])
 
 
 def test_a_line_without_subscribers_inspects(tmp_path: Path, short: Path) -> None:

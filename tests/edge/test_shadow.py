@@ -16,7 +16,7 @@ from heatline.edge.monitor.marks import mark_of
 from heatline.edge.monitor.memory import Memory
 from heatline.edge.monitor.pictures import add_mark, picture_socket
 from heatline.edge.monitor.shadow import compare, read_findings
-from heatline.edge.wire.events import Event, ShadowState, StatusEvent, VerdictEvent
+from heatline.edge.wire.events import ShadowState, StatusEvent, VerdictEvent
 from tests.command import complaint, heatline
 from tests.edge.lines import (
     ReceivedEvents,
@@ -54,11 +54,8 @@ def run(line: Path, address: str) -> Iterator[RunningLine]:
 
 def until_shadow(run: RunningLine, wanted: Any) -> ShadowState:
     """Wait for a status whose shadow is as wanted."""
-
-    def is_wanted(event: Event) -> bool:
-        return isinstance(event, StatusEvent) and event.shadow is not None and wanted(event.shadow)
-
-    found: ShadowState = run.until(is_wanted).shadow
+    found = run.next_of(StatusEvent, lambda status: status.shadow is not None and wanted(status.shadow)).shadow
+    assert found is not None
     return found
 
 

@@ -25,13 +25,11 @@ from heatline.edge.bundle.signature import (
 from heatline.edge.bundle.store import MANIFEST, REQUIRED
 from heatline.edge.errors import CommandRefusedError, ConfigError
 from heatline.edge.monitor.activation import with_key
-from tests.command import complaint, heatline, refused, run_json
+from tests.command import WIDE, complaint, heatline, refused, run_json
 from tests.edge.lines import small_frames, write_line, write_pictures
 from tests.edge.status_only_line import StatusOnlyLine, a_change
 from tests.edge.test_status_command import an_own_status, on_sighup
 from tests.small_bundle import copy_of, edit_manifest, refusal, white_frame
-
-WIDE = {"COLUMNS": "200"}
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ from heatline.edge.wire.events import (
     StatusEvent,
     Verdict,
 )
-from tests.command import WITHIN_SECONDS
+from tests.command import ROOT, WITHIN_SECONDS
 from tests.edge.journals import Clocks, good, make_writer
 from tests.edge.lines import write_line
 from tests.edge.secured import begun, until
@@ -75,6 +75,17 @@ from tests.needs import need
 from tests.small_bundle import bundle_in, edit_manifest
 
 TOKEN = "0123456789abcdef0123456789abcdef"
+
+
+@pytest.fixture
+def clock() -> Clocks:
+    return Clocks()
+
+
+@pytest.fixture
+def memory(clock: Clocks) -> Memory:
+    """The memory of a page, by the test's own clock."""
+    return memory_with(clock)
 
 
 def token_file(folder: Path, token: str = TOKEN, mode: int = 0o600) -> Path:
@@ -202,14 +213,17 @@ def test_from_another_machine_only_people_whose_keys_have_the_role_change_someth
         assert (refused.status, "nobody can log in: set key" in refused.json["error"]) == (403, True)
 
 
-def test_a_token_file_that_protects_nothing_is_refused(tmp_path: Path) -> None:
-    for token, mode, words in (
+@pytest.mark.parametrize(
+    ("token", "mode", "words"),
+    [
         (TOKEN, 0o640, "can be used by others than its owner (mode 0640, expected 0600)"),
         ("short", 0o600, "holds no token; expected one line of at least 16"),
         ("two words in one file", 0o600, "holds no token"),
-    ):
-        with pytest.raises(AccessError, match=re.escape(words)):
-            read_token(token_file(tmp_path, token, mode))
+    ],
+)
+def test_a_token_file_that_protects_nothing_is_refused(tmp_path: Path, token: str, mode: int, words: str) -> None:
+    with pytest.raises(AccessError, match=re.escape(words)):
+        read_token(token_file(tmp_path, token, mode))
 
 
 def test_with_tls_the_cookie_is_never_sent_in_clear_and_only_browsers_of_the_authority_see_the_page(
@@ -239,9 +253,7 @@ def test_with_tls_the_cookie_is_never_sent_in_clear_and_only_browsers_of_the_aut
             pass
 
 
-def test_two_viewers_get_the_same_picture_with_its_heatmap_and_age() -> None:
-    clock = Clocks()
-    memory = memory_with(clock)
+def test_two_viewers_get_the_same_picture_with_its_heatmap_and_age(clock: Clocks, memory: Memory) -> None:
     memory.add_picture(picture(verdict(1, clock), frame(90, (1000, 2000))))
     clock.now_s += 4
     with page(memory) as served, served.live() as one, served.live() as other:
@@ -326,9 +338,7 @@ def decoded(data: bytes) -> NDArray[np.uint8]:
     return image if image.ndim == 2 else image[..., ::-1]  # type: ignore[return-value]
 
 
-def test_the_state_and_the_history_have_the_lines_own_figures() -> None:
-    clock = Clocks()
-    memory = memory_with(clock)
+def test_the_state_and_the_history_have_the_lines_own_figures(clock: Clocks, memory: Memory) -> None:
     memory.add_status(JOURNAL_STATUS.event)  # type: ignore[arg-type]
     for number in range(1, 21):
         clock.now_s += 0.5
@@ -345,9 +355,7 @@ def test_the_state_and_the_history_have_the_lines_own_figures() -> None:
     assert (history["rate"], history["latency_ms"]) == ({"top": [2, 2, 1]}, {"top": [16.5, 18.5, 20.0]})
 
 
-def test_readyz_says_why_not_in_words() -> None:
-    clock = Clocks()
-    memory = memory_with(clock)
+def test_readyz_says_why_not_in_words(clock: Clocks, memory: Memory) -> None:
     with page(memory) as served:
 
         def is_ready() -> tuple[int, str]:
@@ -524,7 +532,6 @@ def test_what_cannot_be_marked_is_refused_in_a_sentence_and_never_reaches_the_li
         assert (mark(served, headers={"Origin": f"http://127.0.0.1:{served.port}"}).status, len(came)) == (200, 1)
 
 
-ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "examples" / "monitoring"
 
 
@@ -547,8 +554,7 @@ def running(clock: Clocks, period_s: float = 0.1) -> Memory:
     return memory
 
 
-def test_a_line_that_works_needs_no_words_and_a_late_frame_makes_its_picture_stale() -> None:
-    clock = Clocks()
+def test_a_line_that_works_needs_no_words_and_a_late_frame_makes_its_picture_stale(clock: Clocks) -> None:
     memory = running(clock)
     state = describe(memory, "line1")
     assert (state["running"], state["handshake"].state, state["words"]) == (True, "READY", [])

@@ -141,13 +141,13 @@ def test_without_regions_the_correlation_of_the_maps_is_limited() -> None:
         assert re.search(f"no tile has a region, and the maps correlate by {correlation}, expected at least", reason)
 
 
-def test_an_answer_that_is_not_finite_is_an_error() -> None:
+@pytest.mark.parametrize("output", ["logit", "map"])
+def test_an_answer_that_is_not_finite_is_an_error(output: str) -> None:
     validation = checked_tiles(some_maps())
-    for output in ("logit", "map"):
-        answers = {"logit": validation.logit.copy(), "map": validation.map.copy()}
-        answers[output][3] = np.nan
-        with pytest.raises(EngineError, match="not finite"):
-            measure_agreement(validation, Answers(answers["logit"], answers["map"]))
+    answers = {"logit": validation.logit.copy(), "map": validation.map.copy()}
+    answers[output][3] = np.nan
+    with pytest.raises(EngineError, match="not finite"):
+        measure_agreement(validation, Answers(answers["logit"], answers["map"]))
 
 
 @pytest.mark.parametrize(

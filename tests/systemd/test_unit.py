@@ -10,10 +10,9 @@ import pytest
 from heatline.edge.cli.bridge import bridge
 from heatline.edge.errors import AccessError, ConfigError, MissingExtraError, SupersededError
 from systemd.package import glibc_of
-from tests.command import successful
+from tests.command import ROOT, successful
 from tests.needs import need, need_root
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "systemd"
 UNIT = FOLDER / "heatline@.service"
 BRIDGES = {name: FOLDER / f"heatline-{name}@.service" for name in bridge.commands}

@@ -139,14 +139,13 @@ def pictured(frames: int = 3) -> list[FrameAnswer]:
     ]
 
 
-def write(made: Evaluation, folder: Path, with_pictures: bool = True) -> Path:
+def write(made: Evaluation, folder: Path) -> Path:
     """Write an evaluation with its gallery into a folder."""
     folder.mkdir(parents=True)
     write_evaluation(made, folder)
-    if with_pictures:
-        for frame in made.frames:
-            if frame.picture is not None:
-                cv2.imwrite(str(folder / frame.picture), np.full((8, 24, 3), 90, np.uint8))
+    for frame in made.frames:
+        if frame.picture is not None:
+            cv2.imwrite(str(folder / frame.picture), np.full((8, 24, 3), 90, np.uint8))
     return folder
 
 
@@ -375,9 +374,6 @@ def test_ranks_match_the_slow_reference(values: list[float | None]) -> None:
     assert ranks(values) == [None if value is None else places[value] for value in values]
 
 
-JUDGED_BY = 1.0
-
-
 def frame(score: float, kinds: list[DefectKind], loose: float | None = -1.0, **known: Any) -> FrameAnswer:
     return FrameAnswer(f"{score}.png", None, bool(kinds), score, kinds=kinds, loose_threshold=loose, **known)
 
@@ -390,10 +386,14 @@ def frames_of(*pairs: tuple[float, str, int]) -> list[FrameAnswer]:
     return [frame(score, [kind(name, score, area)]) for score, name, area in pairs]
 
 
-def judged(*frames: FrameAnswer) -> Evaluation:
-    made = evaluation(subject(), frames=list(frames))
-    calibration = msgspec.structs.replace(made.calibration, score_threshold=JUDGED_BY, false_reject_per_frame=0.01)
+def judged_by(threshold: float, made: Evaluation, **calibrated: float) -> Evaluation:
+    """Return the evaluation by another score threshold, and with other values of its calibration."""
+    calibration = msgspec.structs.replace(made.calibration, score_threshold=threshold, **calibrated)
     return msgspec.structs.replace(made, calibration=calibration)
+
+
+def judged(*frames: FrameAnswer) -> Evaluation:
+    return judged_by(1.0, evaluation(subject(), frames=list(frames)), false_reject_per_frame=0.01)
 
 
 def test_a_class_that_passes_is_named_first_and_the_smallest_before_the_others() -> None:
@@ -432,11 +432,6 @@ def report(tmp_path: Path, *evaluations: Evaluation, study: bool = False) -> tup
     folders = [write(made, tmp_path / f"in {at}") for at, made in enumerate(evaluations)]
     page, text = write_report(folders, tmp_path / "out", study=study)
     return page.read_text(), text.read_text()
-
-
-def judged_by(threshold: float, made: Evaluation) -> Evaluation:
-    calibration = msgspec.structs.replace(made.calibration, score_threshold=threshold)
-    return msgspec.structs.replace(made, calibration=calibration)
 
 
 def test_the_page_loads_nothing_and_shows_the_figures_of_the_tables_with_the_study_at_the_end(tmp_path: Path) -> None:

@@ -594,20 +594,29 @@ def test_a_picture_with_ignored_classes_only_is_good_whatever_its_label_says(tmp
     assert [image.defective for image in read_folder(folder, classes=["spur"]).images] == [True, True]
 
 
-def test_shapes_one_px_outside_the_picture_are_clipped_and_further_ones_refused() -> None:
-    for shape, expected in (
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
         (Polygon([(-1, -1), (3, -0.6), (3, 3), (-1, 3)]), rectangle(0, 0, 3, 3)),
         (Polygon([(38, 28), (40, 28), (40, 30), (38, 30)]), rectangle(38, 28, 39, 29)),
-    ):
-        assert np.array_equal(mask_of(shape), expected), shape
-    for outside in (
+    ],
+)
+def test_shapes_one_px_outside_the_picture_are_clipped(shape: Polygon, expected: Mask) -> None:
+    assert np.array_equal(mask_of(shape), expected)
+
+
+@pytest.mark.parametrize(
+    "outside",
+    [
         Polygon([(-1.1, 0), (3, 0), (3, 3)]),
         Polygon([(0, 0), (3, 0), (3, 30.1)]),
         Polygon([(0, 0), (1e300, 0), (3, 3)]),
         Circle(40, 3, 2),
-    ):
-        with pytest.raises(ValueError, match=r"does not lie in its picture of 40x30 px \(width x height\)"):
-            mask_of(outside)
+    ],
+)
+def test_shapes_further_outside_the_picture_are_refused(outside: Polygon | Circle) -> None:
+    with pytest.raises(ValueError, match=r"does not lie in its picture of 40x30 px \(width x height\)"):
+        mask_of(outside)
 
 
 def damaged(make: Callable[[Path], Path], file: str, content: str | bytes) -> Callable[[Path], Path]:

@@ -21,7 +21,7 @@ from heatline.train.compose import compose, read_config
 from heatline.train.evaluation.result import FILE, read_evaluation
 from heatline.train.files import lock_file
 from heatline.train.run import RunFolder
-from tests.command import complaint, heatline
+from tests.command import complaint, heatline, sentence_of
 from tests.train.blobs import draw_blobs
 from tests.train.trained import NAMED_SPLIT, SMALL, metrics_of
 
@@ -184,10 +184,9 @@ def test_untrainable_trials_count_and_end_the_search_with_advice(pictures: Path,
 def test_a_wrong_command_line_or_storage_is_refused_in_one_sentence(
     blobs: Path, tmp_path: Path, overrides: list[str], message: str
 ) -> None:
-    with pytest.raises(ConfigError, match=re.escape(message)) as raised:
-        search([f"data={blobs}", f"out={tmp_path / 'out'}", *overrides])
-    assert "\n" not in str(raised.value)
-    assert "secret" not in str(raised.value)
+    told = sentence_of(ConfigError, search, [f"data={blobs}", f"out={tmp_path / 'out'}", *overrides])
+    assert message in told
+    assert "secret" not in told
     assert not (tmp_path / "out" / "trials").exists()
 
 
@@ -263,9 +262,8 @@ def test_a_broken_plan_is_refused_in_one_sentence(tmp_path: Path, text: str | No
     file = tmp_path / "plan.yaml"
     if text is not None:
         file.write_text(text)
-    with pytest.raises(ConfigError, match=message) as raised:
-        read_plan(file)
-    assert ("\n" in str(raised.value), str(file) in str(raised.value)) == (False, True)
+    told = sentence_of(ConfigError, read_plan, file)
+    assert (re.search(message, told) is not None, str(file) in told) == (True, True), told
 
 
 def command(data: Path, out: Path, tmp_path: Path, text: str, *options: str) -> subprocess.CompletedProcess[str]:

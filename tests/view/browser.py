@@ -23,6 +23,7 @@ ARGUMENTS = (
     "--disable-renderer-backgrounding", "--disable-backgrounding-occluded-windows",
 )  # fmt: skip
 WIDE, PHONE = (1440, 900), (360, 740)
+PICTURE = "document.querySelector('.camera[data-picture]')"
 
 WATCH = """
 // Which verdicts and words were on the page.
@@ -43,14 +44,21 @@ class Browser:
         self.driver = driver
         driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
 
-    def open(self, url: str) -> None:
-        """Open the page, and wait until it shows a picture."""
+    def open(self, url: str, shows: str = PICTURE) -> None:
+        """Open the page, and wait until it shows a picture, or until another expression is true in it."""
         self.driver.get(url)
-        self.until("document.querySelector('.camera[data-picture]')")
+        self.until(shows)
 
     def leave(self) -> None:
         """Close the page, so that it misses nothing when its server ends."""
         self.driver.get("about:blank")
+
+    @contextlib.contextmanager
+    def showing(self, url: str, shows: str = PICTURE) -> Iterator[None]:
+        """Open the page as `open` does, and leave it at the end."""
+        self.open(url, shows)
+        yield
+        self.leave()
 
     def js(self, expression: str) -> Any:
         """Return the value of an expression in the page."""

@@ -36,7 +36,7 @@ def test_a_browser_leads_from_a_camera_to_the_verdicts_of_a_new_bundle(
     file.write_text(text.replace("every = 0 ", "every = 1 "))
     with running(file, events.local) as run:
         while len([*folder.glob("unlabelled/*.png")]) < BOARDS:
-            run.until(lambda event: isinstance(event, VerdictEvent))
+            run.next_of(VerdictEvent)
         source_of = {name_of(event): event.source for event in run.end().verdicts}
     kept = [*folder.glob("unlabelled/*.png")]
     file.write_text(text)
@@ -58,7 +58,7 @@ def test_a_browser_leads_from_a_camera_to_the_verdicts_of_a_new_bundle(
         )
         until(lambda: browser.js(ENDED), within_s=480)
         browser.find(".train .use").click()
-        change = run.until(lambda event: isinstance(event, ChangeEvent))
+        change = run.next_of(ChangeEvent)
         assert (change.applied, change.by) == (True, "Ada")
         judged = run.until(lambda event: isinstance(event, VerdictEvent) and event.verdict != "NO_VERDICT")
         assert judged.bundle == change.bundle

@@ -18,11 +18,6 @@ NAMES = f"{CELLS}.sort((a, b) => a.ariaPosInSet - b.ariaPosInSet).map((cell) => 
 NOTICE = "document.querySelector('#notice').innerText"
 
 
-def open_page(browser: Browser, url: str) -> None:
-    browser.driver.get(url)
-    browser.until(STORED)
-
-
 def choose(browser: Browser, name: str) -> None:
     browser.find(f"[data-filter={name}]").click()
 
@@ -37,8 +32,7 @@ def test_one_key_labels_boxes_and_strokes_show_where_and_each_step_is_taken_back
     browser: Browser, tmp_path: Path
 ) -> None:
     folder = fill_with_pictures(tmp_path / "pictures", *(f"{number}.png" for number in range(1, 5)))
-    with served(folder, free_port(), "label") as url:
-        open_page(browser, url)
+    with served(folder, free_port(), "label") as url, browser.showing(url, STORED):
         browser.press(RIGHT, "g", "d", "d")  # the first arrow makes the second picture the current one
         browser.until(STORED)
         expected = {"1.png": "unlabelled", "2.png": "good", "3.png": "defective", "4.png": "defective"}
@@ -66,7 +60,7 @@ def test_one_key_labels_boxes_and_strokes_show_where_and_each_step_is_taken_back
         browser.press(ESCAPE)
         browser.until(STORED)
         assert state(folder)["3.png"] == ("defective", True)
-        open_page(browser, url)
+        browser.open(url, STORED)
         browser.resize(PHONE)
         browser.find('.cell[data-name="3.png"]').click()
         opened(browser)
@@ -75,7 +69,6 @@ def test_one_key_labels_boxes_and_strokes_show_where_and_each_step_is_taken_back
         browser.until("document.querySelector('#large-title').innerText === '4.png'")
         browser.until(STORED)
         assert state(folder)["3.png"] == ("unlabelled", False)
-        browser.leave()
 
 
 HOLD = """
@@ -91,8 +84,7 @@ def test_what_somebody_else_labelled_meanwhile_is_told_and_not_overwritten(
     expected += ["/label/api/label"]
     port = free_port()
     folder = fill_with_pictures(tmp_path / "pictures", "1.png", "2.png")
-    with served(folder, port, "label") as url:
-        open_page(browser, url)
+    with served(folder, port, "label") as url, browser.showing(url, STORED):
         assert post(port.number, "2.png", "good", ["unlabelled", 0]).status == 200
         browser.until("document.querySelector('[data-name=\"2.png\"]').dataset.label === 'good'")
         browser.driver.execute_script(HOLD)
@@ -106,7 +98,6 @@ def test_what_somebody_else_labelled_meanwhile_is_told_and_not_overwritten(
         assert state(folder)["1.png"][0] == "good"
         browser.driver.execute_script("window.release()")
         browser.until("document.querySelector('[data-name=\"1.png\"]').dataset.label === 'good'")
-        browser.leave()
 
 
 def test_a_label_that_the_server_did_not_store_is_not_shown_as_if_it_were(
@@ -116,7 +107,7 @@ def test_a_label_that_the_server_did_not_store_is_not_shown_as_if_it_were(
     port = free_port()
     folder = fill_with_pictures(tmp_path / "pictures", "1.png")
     with served(folder, port, "label") as url:
-        open_page(browser, url)
+        browser.open(url, STORED)
     browser.until("document.querySelector('.state').innerText.startsWith('No connection')")
     browser.press("g")
     browser.until(f"{NOTICE}.endsWith('this is not stored.')")
@@ -141,8 +132,7 @@ def test_doubtful_labels_come_first_and_near_duplicates_together(browser: Browse
     (tmp_path / "report").mkdir()
     content = {"frames": frames, "calibration": {"score_threshold": 1.0}}
     (tmp_path / "report" / "evaluation.json").write_bytes(encode_json(content))
-    with served(folder, free_port(), "label", "--run", tmp_path) as url:
-        open_page(browser, url)
+    with served(folder, free_port(), "label", "--run", tmp_path) as url, browser.showing(url, STORED):
         choose(browser, "doubtful")
         browser.until(f"{NAMES}.join() === 'c.png,d.png,a.png'")
         assert browser.text("[data-filter=doubtful]") == "Doubtful 2"
@@ -150,7 +140,6 @@ def test_doubtful_labels_come_first_and_near_duplicates_together(browser: Browse
         browser.until(f"{NAMES}.join() === 'd.png,c.png,a.png'")
         choose(browser, "alike")
         browser.until(f"{NAMES}.join() === 'b.png,copy of b.png' || {NAMES}.join() === 'copy of b.png,b.png'")
-        browser.leave()
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(5000, marks=pytest.mark.long)])
@@ -158,8 +147,7 @@ def test_thousands_of_pictures_scroll_with_few_nodes(browser: Browser, tmp_path:
     folder = fill_with_pictures(tmp_path / "pictures", "0.png")
     for number in range(1, count):
         (folder / f"{number}.png").hardlink_to(folder / "0.png")
-    with served(folder, free_port(), "label") as url:
-        open_page(browser, url)
+    with served(folder, free_port(), "label") as url, browser.showing(url, STORED):
         assert browser.text("[data-filter=all]") == f"All {count:,}"
         most = browser.run(
             """
@@ -179,4 +167,3 @@ def test_thousands_of_pictures_scroll_with_few_nodes(browser: Browser, tmp_path:
         browser.until(f"{CELLS}.every(({{ firstElementChild: image }}) => image.naturalWidth > 0)")
         browser.until(STORED)
         assert (folder / "good" / f"{count - 1}.png").exists()
-        browser.leave()

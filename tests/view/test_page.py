@@ -72,13 +72,20 @@ def looped(folder: Path, **keys: Any) -> Mapping[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def view(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[View]:
+def unopened(tmp_path_factory: pytest.TempPathFactory, bundle: Bundle) -> Iterator[View]:
     """A line of one camera, for tests that only look."""
     folder, events = tmp_path_factory.mktemp("viewed"), free_port()
     line = write_line_with(folder, bundle.path, events.local, {"top": looped(folder)}, top="acting = false")
     with running(line, events.local) as run, served(line, free_port()) as url:
         run.until_inspected()
         yield View(run, url)
+
+
+@pytest.fixture
+def view(unopened: View, browser: Browser) -> View:
+    """The line whose page is open in the browser."""
+    browser.open(unopened.url)
+    return unopened
 
 
 def picture_id(event: VerdictEvent) -> str:
@@ -96,7 +103,6 @@ def newest_defect(browser: Browser) -> str:
 
 
 def test_a_new_defect_arrives_with_its_picture_heatmap_and_outline(browser: Browser, view: View) -> None:
-    browser.open(view.url)
     browser.until(f"window.seen.verdicts[{picture_id(next_defect(view.run))!r}]")
     browser.until("window.seen.words.includes('DEFECT')")
     # One script looks at everything: at any moment the next frame, a GOOD one, takes this one's place.
@@ -115,7 +121,6 @@ def test_a_new_defect_arrives_with_its_picture_heatmap_and_outline(browser: Brow
 
 
 def test_a_click_or_the_keyboard_alone_tells_why_and_the_heatmap_can_be_hidden(browser: Browser, view: View) -> None:
-    browser.open(view.url)
     opacity = "getComputedStyle(document.querySelector('canvas.heat')).opacity"
     before = browser.js(opacity)
     browser.press("h")
@@ -143,7 +148,6 @@ def test_a_click_or_the_keyboard_alone_tells_why_and_the_heatmap_can_be_hidden(b
 
 
 def test_a_dragged_threshold_counts_again_and_changes_nothing(browser: Browser, view: View) -> None:
-    browser.open(view.url)
     browser.until("document.querySelector('#scores .outcome').textContent.includes('now:')")
     before = browser.text("#scores .outcome")
     browser.drag_to_left_of("#scores .handle", "#scores .bars")
@@ -165,8 +169,7 @@ def test_a_tolerance_is_shown_and_tried(browser: Browser, bundle: Bundle, tmp_pa
     events = free_port()
     camera = looped(tmp_path, ignore_below_mm=100.5, **scale)
     line = write_line_with(tmp_path, bundle.path, events.local, {"top": camera})
-    with running(line, events.local) as run, served(line, free_port()) as url:
-        browser.open(url)
+    with running(line, events.local) as run, served(line, free_port()) as url, browser.showing(url):
         run.until(lambda event: isinstance(event, VerdictEvent) and event.tolerated)
         browser.until("document.querySelector('.strip [data-verdict=GOOD][data-tolerated=true]')")
         outcome = "document.querySelector('#scores .outcome')"
@@ -183,10 +186,10 @@ def test_a_tolerance_is_shown_and_tried(browser: Browser, bundle: Bundle, tmp_pa
 
 
 def test_a_phone_shows_all_without_scrolling_sideways_and_a_chosen_theme_is_remembered(
-    browser: Browser, view: View
+    browser: Browser, unopened: View
 ) -> None:
     browser.resize(PHONE)
-    browser.open(view.url)
+    browser.open(unopened.url)
     browser.until("document.querySelector('#history canvas') && document.querySelector('#scores .outcome').innerText")
     assert browser.js("document.documentElement.scrollWidth") == PHONE[0]
     is_dark = "Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)) < 64"
@@ -206,7 +209,7 @@ def test_a_phone_shows_all_without_scrolling_sideways_and_a_chosen_theme_is_reme
     assert bottom <= top, "the magnified picture leaves the buttons free"
     choose = "const s = document.querySelector('#theme'); s.value = '{}'; s.dispatchEvent(new Event('change'))"
     browser.driver.execute_script(choose.format("dark"))
-    browser.open(view.url)
+    browser.open(unopened.url)
     assert browser.js(is_dark)
     browser.driver.execute_script(choose.format("auto"))
 
@@ -335,7 +338,6 @@ def test_boxes_and_strokes_of_missed_defects_are_drawn_undone_journalled_and_sho
 
 def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view: View, expected: list[str]) -> None:
     expected += ["/api/marks"]
-    browser.open(view.url)
     browser.driver.execute_script("localStorage.setItem('reviewer', 'Anna')")
     cell = newest_defect(browser)
     browser.driver.execute_script(f"document.querySelector('{cell}').focus()")
@@ -350,7 +352,6 @@ def test_a_mark_that_no_journal_stores_is_shown_as_failed(browser: Browser, view
 
 
 def test_what_comes_late_does_not_look_current(browser: Browser, view: View) -> None:
-    browser.open(view.url)
     lost_s, age_s, words = browser.run(
         """
         const { Live } = await import("/static/live.js");
@@ -406,9 +407,8 @@ def test_a_stopped_line_says_so_and_names_that_are_markup_are_text(browser: Brow
     unjudged = verdict(2, kind="NO_VERDICT", reason="failed.wrong_size", detail=None, source=markup, picture="p")
     memory.add_picture(picture(unjudged, is_judged=False))
     memory.add_status(a_status(state="STOPPED", evidence=EvidenceState(skipped=40)))
-    with page(memory) as served_page:
-        browser.driver.get(f"http://127.0.0.1:{served_page.port}/")
-        browser.until("document.querySelector('#handshake strong').textContent === 'NOT READY'")
+    told = "document.querySelector('#handshake strong').textContent === 'NOT READY'"
+    with page(memory) as served_page, browser.showing(f"http://127.0.0.1:{served_page.port}/", told):
         cameras = browser.js("[...document.querySelectorAll('.camera')].map((each) => each.dataset.camera)")
         assert cameras == ["top", "side"], "as in the line's file"
         browser.until("document.querySelector('.lost').textContent.startsWith('no frame since 2')")
@@ -424,7 +424,6 @@ def test_a_stopped_line_says_so_and_names_that_are_markup_are_text(browser: Brow
         browser.press("v")
         none = "Nothing is left to review. 40 pictures could not be stored"
         browser.until(f"document.querySelector('#review .none').innerText.startsWith({none!r})")
-        browser.leave()
 
 
 @pytest.mark.long
