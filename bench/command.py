@@ -409,13 +409,7 @@ def tune(bundle_path: Path, line: Path, out: Path | None, as_json: bool, **optio
 @optional_bundle_argument
 @click.argument("run", type=click.Path(path_type=Path))
 @precision_option
-@click.option(
-    "--size",
-    type=FrameSize(),
-    default="2448x2048",
-    show_default=True,
-    help="Of frames; with a reference, pictures have their own.",
-)
+@click.option("--size", type=FrameSize(), default="2448x2048", show_default=True, help="Of frames.")
 @out_option
 @json_option
 def screening(
@@ -428,7 +422,7 @@ def screening(
 ) -> None:
     """Measure what BUNDLE's screening stage gains, on frames of tiles of the pictures that RUN was trained on.
 
-    Some frames show a defective picture. Takes minutes; run nothing else on the machine.
+    With a reference, frames are these pictures. Some are defective. Takes minutes; run nothing else on the machine.
     """
     require_extra("train")
     from heatline.bench.screening import measure_screening
