@@ -20,7 +20,6 @@ import numpy as np
 import pytest
 import torch
 
-from heatline.bench import screening
 from heatline.edge.bundle import open_bundle, open_verified_engine
 from heatline.edge.bundle.pooling import pool
 from heatline.edge.bundle.store import open_screening
@@ -345,7 +344,7 @@ def test_a_screening_stage_compares_as_its_bundle_does_and_both_kinds_are_measur
         with closing(open_screening(open_bundle(opened))) as small:
             assert small.compares == compares
     for name, count in {"FRAMES": 4, "ROUNDS": 1, "TIMED_ALONE": 2}.items():
-        monkeypatch.setattr(screening, name, count)
+        monkeypatch.setattr(f"heatline.bench.screening.{name}", count)
     for opened, run in ((bundle, first[0]), (comparing, compared[0])):
         found = heatline("bench", "screening", opened, run.folder, "--size", "128x128", "--json")
         rows = json.loads(successful(found).stdout)["rows"]
