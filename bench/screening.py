@@ -56,6 +56,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision
     size: str
     tiles: int
+    """Mean of the frames."""
     rows: list[Row]
     latency_ms: dict[str, Latency]
     """From the time at which a frame is due until its verdict, `without` and `with` the stage."""
@@ -108,9 +109,9 @@ class Pictures:
         self._made: list[tuple[Made, Made]] = []
         for at in evenly(len(marked), FRAMES):
             rgb, reference = marked[at].pixels(), references.of(marked[at])
-            pose = None if reference is None else reference.pose_of(rgb).pose
+            pose, misaligned = (None, None) if reference is None else reference.pose_of(rgb)
             near = marked_px(marked[at], (rgb.shape[0], rgb.shape[1]))
-            if reference is not None and pose is not None and near is not None:
+            if reference is not None and pose is not None and misaligned is None and near is not None:
                 good = np.where(near[..., None], reference.moved_to(pose), rgb)
                 self._made.append((Made(good, reference), Made(rgb, reference)))
         if not self._made:
@@ -177,7 +178,7 @@ def measure_screening(
         if share == LATENCY_AT:
             period_s = 1 / (RATE * row.without_fps.median)
             latency = {name: Latency.of(_latencies(each, frames, period_s)) for name, each in inspectors.items()}
-    sizes = sorted({f"{frame.rgb.shape[1]}x{frame.rgb.shape[0]}" for frame in frames})
+    sizes = [f"{width}x{height}" for width, height in sorted({frame.rgb.shape[1::-1] for frame in frames})]
     tiles = [len(judgement.tiles.logits) for judgement in judged["without"]]
     return Found(
         precision=precision,

@@ -126,7 +126,7 @@ class ReducingEngine(Engine):
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         def reduced(into: NDArray[np.uint8], difference_into: NDArray[np.uint8] | None = None, /) -> None:
             tiles, difference = self._tiles[:count], self._difference[:count]
-            fill(tiles) if difference_into is None else fill(tiles, difference)
+            fill(tiles, None if difference_into is None else difference)
             for tile, small in zip(tiles, into, strict=True):
                 reduce_tile(tile, small)
             if difference_into is not None:

@@ -219,8 +219,8 @@ def test_what_cannot_be_trained_on_is_refused_in_one_sentence(
     (tmp_path / "file").touch()
     (draw_blobs(tmp_path / "spoilt") / "images" / "a_0.png").write_bytes(b"no picture")
     given = [item.replace("{0}", str(tmp_path)) for item in overrides]
-    told = sentence_of(kind, lambda: fit(configured(blobs, tmp_path / "run", *given)))
-    assert excerpt in told.replace("trainer.", "")
+    message = sentence_of(kind, lambda: fit(configured(blobs, tmp_path / "run", *given)))
+    assert excerpt in message.replace("trainer.", "")
     # Else the corrected command could not be given again.
     assert (tmp_path / "run" / "config.yaml").exists() == ("lower" in excerpt)
 

@@ -111,10 +111,10 @@ def test_an_ended_command_leaves_no_process_and_is_continued(tiny: tuple[str, ..
     assert any("raylet" in name for name in started.values()), started
     if end != "SIGKILL":
         assert driver.returncode == 130
-        told = re.search(r"stopped with (\d) of 2 products trained; continue with the same command", errors)
+        message = re.search(r"stopped with (\d) of 2 products trained; continue with the same command", errors)
         finished = [name for name in ("boards", "coils") if RunFolder(runs / name).page.exists()]
-        assert told is not None, errors
-        assert int(told[1]) <= len(finished), errors  # under load one may be finished before the signal
+        assert message is not None, errors
+        assert int(message[1]) <= len(finished), errors  # under load one may be finished before the signal
     workers = {pid: name for pid, name in started.items() if name not in AGENTS}
     wait_for(lambda: not any(is_alive(pid, name) for pid, name in workers.items()))
     successful(subprocess.run(command, env=environment, capture_output=True, text=True, check=False))
