@@ -260,6 +260,8 @@ class Inspector:
             if not screened.audited:
                 self.screening.note(camera, screened.cleared / screened.tiles)
             known, seen = self.screening.plausibility, pending.small  # which has the features of every tile
+        elif self.screening is not None and judgement.verdict == "GOOD":
+            self.screening.note_good(camera)
         if known is None:
             return judgement
         appearance = seen.appearance

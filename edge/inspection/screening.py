@@ -20,7 +20,7 @@ OWN_COST = 0.03
 MEMORY = 0.4
 """Weight of a frame in the running mean of the share of tiles that run in full."""
 TRIED_EVERY = 17
-"""While the stage does not pay, so many frames pass until it is tried again. A prime, too."""
+"""While the stage does not pay, so many frames pass until it is tried again, if one was GOOD. A prime, too."""
 
 
 def cost_of(seen_px: int, tile_px: int) -> float:
@@ -47,6 +47,8 @@ class _Camera:
     """Running mean of the share of tiles that run in full."""
     unscreened: int = 0
     """Frames since the last one that was screened."""
+    good: bool = False
+    """Whether one of these is GOOD: a DEFECT frame runs whole, so on a line of such frames no try can pay."""
     screened: int = field(default_factory=lambda: random.randrange(AUDITED_EVERY))
     """Frames that were. It begins anywhere: lines that change their product often are audited, too."""
 
@@ -74,9 +76,10 @@ class ScreeningStage:
         """Return whether the camera's next frame is to be screened: not while most tiles run in full all the same."""
         state = self._cameras[camera]
         state.unscreened += 1
-        if self.failed or (state.share >= self._pays_below and state.unscreened < TRIED_EVERY):
+        tried = state.good and state.unscreened >= TRIED_EVERY
+        if self.failed or (state.share >= self._pays_below and not tried):
             return False
-        state.unscreened = 0
+        state.unscreened, state.good = 0, False
         return True
 
     def find_good(self, maps: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -97,3 +100,7 @@ class ScreeningStage:
         """Note the share of a screened frame's tiles that did not run in full; not of an audit."""
         state = self._cameras[camera]
         state.share += MEMORY * (1 - cleared - state.share)
+
+    def note_good(self, camera: str) -> None:
+        """Note that a frame that was not screened is GOOD."""
+        self._cameras[camera].good = True

@@ -154,6 +154,8 @@ def test_a_stage_that_clears_nothing_is_tried_only_now_and_then(
         used.append(stage.pays("top"))
         if used[-1]:
             stage.note("top", cleared=0.0)
+        else:
+            stage.note_good("top")
     assert used[:3] == [True] * 3
     assert sum(used[-3 * TRIED_EVERY :]) == 3
     assert stage.pays("side")
@@ -162,6 +164,20 @@ def test_a_stage_that_clears_nothing_is_tried_only_now_and_then(
     assert stage.pays("top"), "a good frame is enough"
     audits = [not stage.choose_cleared("top", np.ones(3, np.bool_)).any() for _ in range(2 * AUDITED_EVERY)]
     assert audits.count(True) == 2
+
+
+def test_defective_frames_alone_do_not_pay_for_the_stage(
+    inspectors: tuple[Inspector, ScreeningStage, Inspector],
+) -> None:
+    _, stage, screening = inspectors
+    screening.screening = ScreeningStage(stated(0.0), stage.engine, TILE)
+    shown = [True] * 3 * TRIED_EVERY + [False] * 2
+    pendings = one_ahead(screening.start(frame_with([80 * defective] * 9)) for defective in shown)
+    judged = [screening.finish(pending) for pending in pendings]
+    assert [each.verdict == "DEFECT" for each in judged] == shown
+    used = [each.screened is not None for each in judged]
+    assert any(used[:TRIED_EVERY]) and not any(used[TRIED_EVERY:-1])
+    assert screening.finish(screening.start(frame_with([0] * 9))).screened is not None, "the last one was good"
 
 
 class FailingEngine(ReducingEngine):
