@@ -406,7 +406,7 @@ def tune(bundle_path: Path, line: Path, out: Path | None, as_json: bool, **optio
 
 
 @bench.command(epilog="Example: heatline bench screening boards.bundle runs/boards --out screening.json")
-@optional_bundle_argument
+@bundle_argument
 @click.argument("run", type=click.Path(path_type=Path))
 @precision_option
 @click.option("--size", type=FrameSize(), default="2448x2048", show_default=True, help="Of frames.")

@@ -32,7 +32,8 @@ class EngineConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     batch: Annotated[int, Meta(ge=0, le=1024)] = 0
     """Tiles per request. 0: 1 with OpenVINO, 8 with ONNX Runtime. A verdict does not depend on it."""
     screening: bool = True
-    """Whether the bundle's screening stage, if it has one, clears tiles. ONNX Runtime runs every tile."""
+    """Whether the bundle's screening stage, if it has one, clears tiles (docs/screening.md says when
+    it does not)."""
 
     def __str__(self) -> str:
         """Describe the settings.

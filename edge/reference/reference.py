@@ -147,7 +147,10 @@ class Reference:
             if pose is None or misaligned is not None:
                 left_out += 1
                 if left_out > MOST_LEFT_OUT * len(pictures):
-                    raise InputError(f"of {made_of}, picture {number} does not fit the first: {misaligned}; remove it")
+                    raise InputError(
+                        f"of {made_of}, picture {number} does not fit the first: {misaligned}; expected one part "
+                        "in one pose"
+                    )
                 continue
             matrix = pose.matrix(first.frame_hw)
             size, flags = first.frame_hw[::-1], cv2.WARP_INVERSE_MAP | cv2.INTER_LINEAR
