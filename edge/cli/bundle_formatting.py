@@ -19,6 +19,7 @@ from heatline.edge.bundle.plausibility import ranges
 from heatline.edge.bundle.signature import fingerprint
 from heatline.edge.calibration.statistics import CONFIDENCE, interval
 from heatline.edge.inference.engine import GRAPHS
+from heatline.edge.inspection.screening import describe_unscreened
 from heatline.edge.util.text import describe_range, format_count
 
 
@@ -51,20 +52,22 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
         f"share of the scale: {describe_differences(gate.largest_difference)}, allowed {gate.tolerance:.0e}",
         "map checks": _describe_map_checks(manifest.map_checks),
         **_precision_facts(manifest.map_gate, manifest.precisions),
-        "screening": describe_screening(manifest.screening),
+        "screening": describe_screening(manifest.screening, calibration.score_threshold),
         "files": ", ".join(sorted(manifest.files)),
     }
 
 
-def describe_screening(screening: Screening | None) -> str:
-    """Describe what the screening stage clears, and its bounds."""
+def describe_screening(screening: Screening | None, score: float) -> str:
+    """Describe what the screening stage clears with a score threshold, logits, and its bounds."""
     if screening is None:
         return "none: every tile runs in full"
+    if score < screening.score_threshold:
+        return describe_unscreened(score, screening)
     return (
-        f"clears {percent(screening.cleared)} of good frames' tiles; changes none of "
-        f"{format_count(screening.frames, 'held-out DEFECT')}, of new ones at most "
+        f"sees tiles at {screening.seen_px} px; clears {percent(screening.cleared)} of good frames' tiles; changes "
+        f"none of {format_count(screening.frames, 'held-out DEFECT frame')}, of new ones at most "
         f"{percent(screening.frames_lost_at_most)}; misses none of {format_count(screening.detected, 'defect')}, of "
-        f"new ones at most {percent(screening.lost_at_most)}"
+        f"new ones at most {percent(screening.lost_at_most)} (95 % confidence)"
     )
 
 

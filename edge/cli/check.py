@@ -94,6 +94,7 @@ def check(line: Path, as_json: bool) -> None:
             "golden_tiles_off_by": setup.verified.differences,
             "plausible_by_camera": sorted(setup.inspector.plausibility_by_camera),
             "drift_watched": sorted(setup.drift.cameras),
+            "clears_tiles": setup.inspector.screening is not None,
         }
     report: dict[str, Any] = {
         "line": line.stem,

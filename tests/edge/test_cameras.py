@@ -209,7 +209,7 @@ def frames_of(camera: FrameSource[Any], count: int, first_id: int | None = 1) ->
             count -= 1
             yield one
         else:
-            assert (one.reason, one.kind) == ("overload", "dropped")
+            assert (one.reason, one.kind) in (("overload", "dropped"), ("incomplete", "failed")), "the machine is busy"
 
 
 def test_frames_come_as_sent_with_number_and_time_and_a_missing_camera_is_an_error(example: Example) -> None:

@@ -217,7 +217,7 @@ def test_what_a_part_lacks_is_named_and_a_late_picture_belongs_to_no_other_part(
     assert journal.ended[-1].reason == "part.changed"
 
 
-@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.long)])
 def test_each_triggered_part_has_one_event_through_kills_of_the_line(
     tmp_path: Path, bundle: Bundle, address: str, kills: int
 ) -> None:

@@ -83,7 +83,7 @@ def errors(lens: Lens, pattern: str = "checkerboard") -> tuple[Any, float, float
     return scale, np.linalg.norm(got - true, axis=1)[within].max(), np.abs(apart[0] - apart[1]).max()
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     lens=st.builds(Lens, st.floats(0, 40), st.floats(0, 360), st.floats(-20, 20), st.floats(-0.05, 0.05)),
     pattern=st.sampled_from(["checkerboard", "dots"]),

@@ -14,6 +14,7 @@ from heatline.edge.bundle import Bundle, write_bundle
 from heatline.edge.bundle.golden import GoldenTilesError
 from heatline.edge.bundle.manifest import SCREENING_GRAPH, CameraPlausible, Plausible, Screening
 from heatline.edge.bundle.store import open_screening
+from heatline.edge.cli.bundle_formatting import describe_screening
 from heatline.edge.config import load_config
 from heatline.edge.errors import BundleError, EngineError
 from heatline.edge.frames import Frame, Stamp
@@ -229,6 +230,13 @@ def test_a_line_says_that_a_camera_calibrated_alone_is_inspected_whole(
     assert isinstance(setup, Setup)
     assert setup.inspector.start(frame_with([0])).small is None
     assert "every tile of camera top runs in full, as it was calibrated alone" in caplog.text
+
+
+def test_its_bounds_are_given_for_the_thresholds_that_it_is_used_with() -> None:
+    used = describe_screening(stated(0.0), SCORE)
+    assert used.startswith(f"sees tiles at {SEEN} px; clears 90 % of good frames' tiles; changes none of 3 ")
+    unused = describe_screening(stated(0.0), SCORE - 0.1)
+    assert unused.startswith("every tile runs in full: the score threshold is -1.10, and the bundle's ")
 
 
 def test_a_bundle_that_lacks_its_small_graph_is_refused(tmp_path: Path) -> None:

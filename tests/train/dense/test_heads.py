@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -618,6 +618,7 @@ class Extraction:
             np.testing.assert_allclose(stage, reference.permute(0, 2, 3, 1).numpy(), rtol=rtol, atol=rtol / 2)
 
 
+@settings(max_examples=settings().max_examples // 2)
 @given(numbers=st.lists(st.integers(0, 60), min_size=1, max_size=5 * BATCH), short=st.integers(0, 5))
 def test_each_missing_tile_gets_its_own_features_however_they_fall_into_batches(
     tmp_path_factory: pytest.TempPathFactory, numbers: list[int], short: int
