@@ -19,6 +19,7 @@ from heatline.edge.wire.events import (
     PartAccount,
     PartEvent,
     ReviewEvent,
+    Screened,
     ShadowState,
     StatusEvent,
     StepEvent,
@@ -196,6 +197,12 @@ def describe_evidence(evidence: EvidenceState) -> str:
 def describe_parts(parts: PartAccount) -> str:
     """Describe how the parts of a line ended."""
     return f"{parts.announced} announced: {parts.judged} judged, {parts.no_verdict} without verdict, {parts.open} open"
+
+
+def describe_screened(screened: Screened) -> str:
+    """Describe what the screening stage cleared, and what its audits found."""
+    cleared = f"{screened.cleared} of {screened.tiles} tiles cleared"
+    return f"{cleared}; {screened.disagreed} of {screened.audited} audited ones reach the threshold"
 
 
 def describe_shadow(shadow: ShadowState) -> str:

@@ -87,6 +87,7 @@ def _facts(event: StatusEvent) -> dict[str, object]:
         "acting": "yes" if event.acting else "no: an ejector must not act on its verdicts",
         "heartbeat": event.handshake.heartbeat,
         **{f"camera {name}": describe.describe_frames(event, name) for name in event.ledger},
+        "screened": event.screened and describe.describe_screened(event.screened),
         "parts": event.parts and describe.describe_parts(event.parts),
         "journal": journal and describe.describe_journal(journal),
         **{f"consumer {name}": journal and describe.describe_consumer(one, journal) for name, one in consumers.items()},

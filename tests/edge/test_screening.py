@@ -33,6 +33,7 @@ from heatline.edge.inspection.inspector import Inspector, Setup, one_ahead
 from heatline.edge.inspection.screening import AUDITED_EVERY, TRIED_EVERY, ScreeningStage
 from heatline.edge.service.changeover import prepare
 from heatline.edge.wire.events import DriftEvent, StatusEvent, VerdictEvent
+from tests.command import heatline, successful
 from tests.edge.lines import running, write_line, write_pictures
 from tests.small_bundle import BIAS, CELLS, GAIN, TILE, answer, contents_of, golden_tiles, graph, manifest, to_openvino
 
@@ -262,6 +263,7 @@ def test_a_line_counts_cleared_tiles_and_reports_a_defect_that_the_stage_calls_g
         assert sum(msgspec.structs.astuple(good.screened)[1:]) == 8
         assert (defect.screened.cleared, defect.screened.disagreed) == (0, 8)
         of_all = status.screened
+        assert " audited ones reach the threshold" in successful(heatline("status", path)).stdout
         assert (of_all.tiles % 9, of_all.disagreed % 8, of_all.audited >= of_all.disagreed >= 8) == (0, 0, True)
         assert ", clearing surely good tiles" in run.process.log()
         path.write_text(path.read_text() + "\n[engine]\nscreening = false\n")
