@@ -201,8 +201,8 @@ def describe_parts(parts: PartAccount) -> str:
 
 def describe_screened(screened: Screened) -> str:
     """Describe what the screening stage cleared, and what its audits found."""
-    cleared = f"{screened.cleared} of {screened.tiles} tiles cleared"
-    return f"{cleared}; {screened.disagreed} of {screened.audited} audited ones reach the threshold"
+    cleared = f"{100 * screened.cleared / screened.tiles:.3g} % of {screened.tiles} screened tiles cleared"
+    return f"{cleared}; {screened.disagreed} of {screened.audited} audited ones reached the score threshold"
 
 
 def describe_shadow(shadow: ShadowState) -> str:

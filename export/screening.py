@@ -15,7 +15,6 @@ from heatline.edge.errors import InputError, TrainingError
 from heatline.edge.inference import infer, open_engine
 from heatline.edge.inference.engine import ReducingEngine
 from heatline.edge.inspection.screening import cost_of, expected_cleared
-from heatline.edge.util.text import format_count
 from heatline.export.onnx_graph import to_graphs
 from heatline.export.openvino_ir import to_ir, write_graphs
 from heatline.export.product import fit_product
@@ -154,7 +153,7 @@ def make_screening(
     )
     say(f"screening stage: {describe_screening(stated, score)}")
     if frames < PROMISING:
-        say(f"warning: {format_count(frames, 'frame')} cannot show that at most 0.1 % change; {PROMISING} can")
+        say(f"a bound of 0.1 % needs {PROMISING} held-out DEFECT frames, and there are {frames}")
     files = ir.files(SCREENING_GRAPH)
     if plausibility.tiles is not None:
         files[SCREENING_TILES] = plausibility.tiles.to_bytes()

@@ -71,10 +71,10 @@ def check(line: Path, as_json: bool) -> None:
         access = Access.read(config.security.key, config.security.allowed)
     warnings: list[str] = []
     cameras: dict[str, Any] = {}
+    settings = config.of_product(config.product).cameras
     if _check_addresses(line, config, faults):
         with faults.collected(), lock_folder(state or config.journal.folder):
             warnings += _check_journal(line, config.journal, state)
-        settings = config.of_product(config.product).cameras
         with open_cameras(settings, lambda _: None, all_must_open=True, faults=faults) as opened:
             for name, camera in opened.items():
                 with faults.collected():
@@ -94,7 +94,9 @@ def check(line: Path, as_json: bool) -> None:
             "golden_tiles_off_by": setup.verified.differences,
             "plausible_by_camera": sorted(setup.inspector.plausibility_by_camera),
             "drift_watched": sorted(setup.drift.cameras),
-            "clears_tiles": setup.inspector.screening is not None,
+            "screened_cameras": []
+            if setup.inspector.screening is None
+            else sorted({each.name for each in settings} - setup.inspector.plausibility_by_camera.keys()),
         }
     report: dict[str, Any] = {
         "line": line.stem,
@@ -155,6 +157,7 @@ def _words_of(setup: LineSetup, report: dict[str, Any]) -> dict[str, object]:
         else describe_plausible(plausible),
         "plausible_by_camera": ", ".join(report["plausible_by_camera"]) or None,
         "drift_watched": ", ".join(report["drift_watched"]) or "of no camera",
+        "screened_cameras": ", ".join(report["screened_cameras"]) or "none: every tile runs in full",
     }
 
 

@@ -260,14 +260,13 @@ class Inspector:
             if not screened.audited:
                 self.screening.note(camera, screened.cleared / screened.tiles)
             known, seen = self.screening.plausibility, pending.small  # which has the features of every tile
-        elif self.screening is not None and judgement.verdict == "GOOD":
+        if known is not None:
+            implausible, foreign = known.reject_reason(seen.appearance), known.foreign_areas(seen.appearance)
+            judgement = replace(judgement, implausible=implausible, foreign=tuple(foreign))
+        is_good = judgement.verdict == "GOOD" and judgement.reject_reason is None
+        if is_good and pending.small is None and self.screening is not None:
             self.screening.note_good(camera)
-        if known is None:
-            return judgement
-        appearance = seen.appearance
-        return replace(
-            judgement, implausible=known.reject_reason(appearance), foreign=tuple(known.foreign_areas(appearance))
-        )
+        return judgement
 
     def _describe_screening(self, pending: PendingFrame) -> Screened:
         ran = np.ones_like(pending.good) if pending.cleared is None else ~pending.cleared

@@ -20,7 +20,7 @@ OWN_COST = 0.03
 MEMORY = 0.4
 """Weight of a frame in the running mean of the share of tiles that run in full."""
 TRIED_EVERY = 17
-"""While the stage does not pay, so many frames pass until it is tried again, if one was GOOD. A prime, too."""
+"""While the stage does not pay, at least so many frames pass until it is tried again, if one was GOOD. A prime, too."""
 
 
 def cost_of(seen_px: int, tile_px: int) -> float:
@@ -48,13 +48,13 @@ class _Camera:
     unscreened: int = 0
     """Frames since the last one that was screened."""
     good: bool = False
-    """Whether one of these is GOOD: a DEFECT frame runs whole, so on a line of such frames no try can pay."""
+    """Whether one of these, or one in flight then, is GOOD: if all are DEFECT, and so run whole, no try pays."""
     screened: int = field(default_factory=lambda: random.randrange(AUDITED_EVERY))
     """Frames that were. It begins anywhere: lines that change their product often are audited, too."""
 
 
 class ScreeningStage:
-    """Decides which tiles of a frame run in full. One thread starts frames; another may call `note`.
+    """Decides which tiles of a frame run in full. One thread starts frames; another may call `note` and `note_good`.
 
     Args:
         engine: of the small graph; it takes the same tiles as the whole one.

@@ -198,8 +198,11 @@ def opened(settings: CameraSettings) -> contextlib.AbstractContextManager[FrameS
     return opened_camera(make_source(settings))
 
 
-def frames_of(camera: FrameSource[Any], count: int, first_id: int | None = 1) -> Iterator[Frame]:
-    """Grab this many frames, and check that every id comes once, in a frame or in a run of replaced ones."""
+def frames_of(
+    camera: FrameSource[Any], count: int, first_id: int | None = 1, *, lossy: bool = False
+) -> Iterator[Frame]:
+    """Grab this many frames, and check that every id comes once, in a frame or in a run of replaced ones; if `lossy`,
+    of incomplete ones, too."""
     while count:
         one = grabbed(camera)
         first_id = one.stamp.frame_id if first_id is None else first_id
@@ -209,7 +212,7 @@ def frames_of(camera: FrameSource[Any], count: int, first_id: int | None = 1) ->
             count -= 1
             yield one
         else:
-            assert (one.reason, one.kind) in (("overload", "dropped"), ("incomplete", "failed")), "the machine is busy"
+            assert (one.reason, one.kind) == ("overload", "dropped") or (lossy and one.reason == "incomplete")
 
 
 def test_frames_come_as_sent_with_number_and_time_and_a_missing_camera_is_an_error(example: Example) -> None:
@@ -251,7 +254,7 @@ def test_openings_leave_no_resources_behind(example: Example, times: int) -> Non
     before = set[str]()
     for n in range(1 + times):
         with opened(example.settings) as camera:
-            list(frames_of(camera, 1, example.first_id))
+            list(frames_of(camera, 1, example.first_id, lossy=True))  # the machine may be busy
         before = held() if n == 0 else before
     assert held() - before == set()
 
