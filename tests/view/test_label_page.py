@@ -18,6 +18,19 @@ NAMES = f"{CELLS}.sort((a, b) => a.ariaPosInSet - b.ariaPosInSet).map((cell) => 
 NOTICE = "document.querySelector('#notice').innerText"
 
 
+HOLD = """
+const [held] = arguments, asked = window.fetch;
+const released = new Promise((resolve) => (window.release = resolve));
+window.asking = 0;
+window.fetch = async (url, options) => {
+  window.asking++;
+  if (url.includes(held)) await released;
+  return asked(url, options).finally(() => window.asking--);
+};
+"""
+"""Holds the requests of its argument until `release`, and counts those that are not answered."""
+
+
 def choose(browser: Browser, name: str) -> None:
     browser.find(f"[data-filter={name}]").click()
 
@@ -41,9 +54,13 @@ def test_one_key_labels_boxes_and_strokes_show_where_and_each_step_is_taken_back
             "[...document.querySelectorAll('[data-filter] b')].slice(0, 4).map((each) => each.innerText)"
         )
         assert counts == ["4", "1", "1", "2"]
+        browser.driver.execute_script(HOLD, "api/label")
         browser.press("z", "z", ENTER)
         assert opened(browser) == "3.png"
-        browser.press("2", " ", DOWN, DOWN, RIGHT, " ", "3", " ", RIGHT, " ")
+        browser.press("2", " ")
+        browser.driver.execute_script("window.release()")
+        browser.until("document.querySelector('#large .about').innerText === 'Unlabelled.' && window.asking === 0")
+        browser.press(DOWN, DOWN, RIGHT, " ", "3", " ", RIGHT, " ")
         picture = browser.find("#large .picture")
         ActionChains(browser.driver).move_to_element(picture).click_and_hold().move_by_offset(40, 0).release().perform()
         browser.until("document.querySelector('#large .about').innerText === 'Defective.'")
@@ -71,13 +88,6 @@ def test_one_key_labels_boxes_and_strokes_show_where_and_each_step_is_taken_back
         assert state(folder)["3.png"] == ("unlabelled", False)
 
 
-HOLD = """
-const asked = window.fetch;
-const held = new Promise((resolve) => (window.release = resolve));
-window.fetch = async (url, options) => (url.includes("/pictures?") && await held, asked(url, options));
-"""
-
-
 def test_what_somebody_else_labelled_meanwhile_is_told_and_not_overwritten(
     browser: Browser, expected: list[str], tmp_path: Path
 ) -> None:
@@ -87,7 +97,7 @@ def test_what_somebody_else_labelled_meanwhile_is_told_and_not_overwritten(
     with served(folder, port, "label") as url, browser.showing(url, STORED):
         assert post(port.number, "2.png", "good", ["unlabelled", 0]).status == 200
         browser.until("document.querySelector('[data-name=\"2.png\"]').dataset.label === 'good'")
-        browser.driver.execute_script(HOLD)
+        browser.driver.execute_script(HOLD, "/pictures?")
         browser.press("d")  # after its answer, what the page knows is known
         browser.until(STORED)
         assert post(port.number, "1.png", "good", ["defective", 0]).status == 200

@@ -108,6 +108,9 @@ export class Large extends Viewer {
     try {
       const [frame, found] = await Promise.all([getBlob(urlOf("frame.jpg", name)), getJson(urlOf("picture", name))]);
       if (this.name !== name || this.#edits !== edits) return;
+      const [, places] = this.#seen;
+      this.#seen = [found.label, found.places];
+      if (this.#shapes && found.places === places) return; // what is being drawn goes on
       const regions = found.shapes.map((each) => ({ contour_xy: cornersOf(each) }));
       await this.stage.draw(frame, null, { hw: found.hw, heatmap: null, regions }, `Picture ${name}`);
       if (this.name !== name || this.#edits !== edits) return;
@@ -116,7 +119,6 @@ export class Large extends Viewer {
       this.#pointing.stop();
       this.#shapes = [...boxes.map((each) => ["boxes_xywh", each]), ...strokes.map((each) => ["strokes", each])];
       this.stage.showShapes(this.#shapes);
-      this.#seen = [found.label, found.places];
       if (wasOn) this.#choose(this.#pointing.tool);
       this.write(row.seen !== seen);
     } catch (error) {
@@ -162,7 +164,10 @@ export class Large extends Viewer {
       this.#labels.draw(name, areasOf(shapes), areasOf(before)).then((isStored) => {
         this.#open--;
         if (this.name === name && isStored) this.#seen = this.#labels.get(name).seen;
-        else if (this.name === name) this.#read();
+        else if (this.name === name) {
+          this.#seen = []; // the places are not those that are shown
+          this.#read();
+        }
       });
     }
     this.write(false);
