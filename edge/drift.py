@@ -163,6 +163,8 @@ def fit_reference(
         unwatched |= dict.fromkeys(("score", "evidence"), why_unscored or few)
     if len(cleared) >= FEWEST_SCORES:
         values["cleared"] = cleared
+    elif cleared:
+        unwatched["cleared"] = "too few good frames were held out"
     return Reference(
         frames=len(samples),
         measures={

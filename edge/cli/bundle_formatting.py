@@ -32,6 +32,7 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
     """Describe a bundle for people: what it is, what set its thresholds, and what showed that it computes rightly."""
     manifest, signer = bundle.manifest, fingerprint_of(bundle)
     calibration, gate, cameras = manifest.calibration, manifest.gate, manifest.calibration.plausible_by_camera
+    screened = manifest.screening
     return {
         "digest": bundle.digest,
         "signed by": "nobody" if signer is None else f"key {signer}",
@@ -47,12 +48,13 @@ def bundle_facts(bundle: Bundle) -> dict[str, str]:
             f"drift of camera {name} is watched by": describe_reference(each.reference)
             for name, each in cameras.items()
         },
+        **({"a screened frame must be": describe_plausible(screened.plausible)} if screened else {}),
         "missed defects": describe_missed(calibration.missed) or "not known by class and size",
         "export gate": f"largest difference from the trained model on {format_count(gate.tiles, 'golden tile')}, as a "
         f"share of the scale: {describe_differences(gate.largest_difference)}, allowed {gate.tolerance:.0e}",
         "map checks": _describe_map_checks(manifest.map_checks),
         **_precision_facts(manifest.map_gate, manifest.precisions),
-        "screening": describe_screening(manifest.screening, calibration.score_threshold),
+        "screening": describe_screening(screened, calibration.score_threshold),
         "files": ", ".join(sorted(manifest.files)),
     }
 
@@ -66,8 +68,9 @@ def describe_screening(screening: Screening | None, score: float) -> str:
     return (
         f"sees tiles at {screening.seen_px} px; clears {percent(screening.cleared)} of good frames' tiles; changes "
         f"none of {format_count(screening.frames, 'held-out DEFECT frame')}, of new ones at most "
-        f"{percent(screening.frames_lost_at_most)}; misses none of {format_count(screening.detected, 'defect')}, of "
-        f"new ones at most {percent(screening.lost_at_most)} (95 % confidence)"
+        f"{percent(screening.frames_lost_at_most)}; misses none of "
+        f"{format_count(screening.detected, 'held-out defect')} that the whole graph finds, of new ones at most "
+        f"{percent(screening.lost_at_most)} (95 % confidence)"
     )
 
 

@@ -259,7 +259,8 @@ class Inspector:
             judgement = replace(judgement, screened=(screened := self._describe_screening(pending)))
             if not screened.audited:
                 self.screening.note(camera, screened.cleared / screened.tiles)
-            known, seen = self.screening.plausibility, pending.small  # which has the features of every tile
+            if pending.cleared is not None:  # only the small graph has the features of every tile
+                known, seen = self.screening.plausibility, pending.small
         if known is not None:
             implausible, foreign = known.reject_reason(seen.appearance), known.foreign_areas(seen.appearance)
             judgement = replace(judgement, implausible=implausible, foreign=tuple(foreign))

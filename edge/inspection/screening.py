@@ -36,8 +36,8 @@ def expected_cleared(good: NDArray[np.bool_]) -> float:
 def describe_unscreened(score: float, stated: Screening) -> str:
     """Describe why no tile is cleared with a score threshold below the lowest, in logits."""
     return (
-        f"every tile runs in full: the score threshold is {score:.2f}, and the bundle's screening stage is shown to be "
-        f"safe from {stated.score_threshold:.2f} on; export the run again with more --false-reject and --screen"
+        f"every tile runs in full: the score threshold is {score:.7g}, and the bundle's screening stage is shown to be "
+        f"safe from {stated.score_threshold:.7g} on; export the run again with more --false-reject and --screen"
     )
 
 

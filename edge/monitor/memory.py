@@ -217,6 +217,7 @@ def row_of(event: VerdictEvent) -> Row:
         "longest_mm": event.longest and event.longest.extent,
         "measured": [(region.peak_xy, region.mm.extent + region.mm.error) for region in event.regions if region.mm],
         "picture": event.picture,
+        "in_part": event.screened is not None and event.screened.cleared > 0,
         "review": None,
     }
 
@@ -330,6 +331,11 @@ def _words(memory: Memory, running: bool, cameras: dict[str, dict[str, Any]]) ->
             if state.state not in ("DEAD", "ENDED") and cameras[name]["stale"]
         ]
         words += _about_drift(status)
+        if (screened := status.screened) is not None and screened.disagreed:
+            words.append(
+                f"Audits found DEFECT frames that the screening stage calls good, by {screened.disagreed} of "
+                f"{screened.audited} audited tiles: look at the frames, and see docs/screening.md."
+            )
         if (journal := status.journal) is not None:
             words += [
                 f"Consumer {name} is away, and {format_count(count, 'event')} {is_are(count)} stored for it."

@@ -124,7 +124,7 @@ def prepare(
                 small = open_screening(bundle, device=config.engine.device, threads=config.engine.threads)
                 verified = replace(verified, screening=small)
             except HeatlineError as error:
-                logger.warning("every tile runs in full: %s", error)
+                logger.warning("%s: every tile runs in full: %s", bundle.path, error)
     areas = {camera.name: camera.region_of_interest for camera in config.cameras}
     checked = config.thresholds.check_plausibility in (None, True)
     thresholds = Thresholds.of(bundle.manifest.calibration, config.thresholds.score, config.thresholds.evidence)
@@ -139,7 +139,8 @@ def prepare(
         screening=_screening(bundle, verified, thresholds.score, checked=checked),
     )
     if inspector.screening is not None and (own := sorted(inspector.plausibility_by_camera)):
-        logger.warning("every tile of camera %s runs in full, as it was calibrated alone", ", ".join(own))
+        names = ", ".join(own)
+        logger.warning("%s: every tile of camera %s runs in full, as it was calibrated alone", bundle.path, names)
     if config.thresholds.check_plausibility and inspector.plausibility is None:
         checked_cameras = ", ".join(sorted(inspector.plausibility_by_camera))
         logger.warning(
@@ -186,7 +187,7 @@ def _screening(bundle: Bundle, verified: VerifiedEngine, score: float, *, checke
     if stated is None or verified.screening is None:
         return None
     if score < stated.score_threshold:
-        logger.warning("%s", describe_unscreened(score, stated))
+        logger.warning("%s: %s", bundle.path, describe_unscreened(score, stated))
         return None
     plausibility = bundle.screening_plausibility() if checked else None
     return ScreeningStage(stated, verified.screening, bundle.manifest.grid.tile_px, plausibility)

@@ -236,7 +236,7 @@ class EventEmitter:
                 self._parts.add(message.event, time.monotonic_ns())
         self._offer(message.event, outcome)
         self._drift.add(outcome)
-        if message.event.screened is not None and outcome.judgement is not None:
+        if message.event.screened is not None and outcome.setup is self._setup:
             self._add_screened(message.event, message.event.screened, outcome)
 
     def _add_screened(self, event: VerdictEvent, frame: Screened, outcome: Outcome) -> None:
@@ -246,8 +246,8 @@ class EventEmitter:
         if frame.disagreed and event.verdict == "DEFECT" and outcome.setup is not None:
             detail = (
                 f"frame {event.frame_number}, which ran whole as an audit, is DEFECT only by tiles that the screening "
-                f"stage calls good: {total.disagreed} of {total.audited} since the last change; look at the frame: if "
-                "it shows a defect, export again with such frames, or set engine.screening = false"
+                f"stage calls good: look at the frame (so far, {total.disagreed} of {total.audited} audited tiles of "
+                "the line); if it shows a defect, export again with such frames, or set engine.screening = false"
             )
             logger.warning("camera %s: %s", event.camera, detail)
             reading = DriftReading(

@@ -233,7 +233,7 @@ class VerdictEvent(_CountedEvent, frozen=True, kw_only=True, tag="verdict"):
     detail: str | None = None
     """The reason as a sentence for people, or of a GOOD frame its tolerated regions; do not parse it."""
     frame_score: float | None = None
-    """The highest logit of the frame's tiles; null without a verdict."""
+    """The highest logit of the frame's tiles that ran in full; null without a verdict."""
     score_threshold: float | None
     """The score threshold that was applied, logits. This and the next three are null on a line that has no bundle."""
     evidence_threshold: float | None

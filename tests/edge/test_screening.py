@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from heatline.edge.bundle import Bundle, write_bundle
 from heatline.edge.bundle.golden import GoldenTilesError
 from heatline.edge.bundle.manifest import SCREENING_GRAPH, CameraPlausible, Plausible, Screening
+from heatline.edge.bundle.plausibility import Plausibility
 from heatline.edge.bundle.store import open_screening
 from heatline.edge.cli.bundle_formatting import describe_screening
 from heatline.edge.config import load_config
@@ -183,6 +184,19 @@ def test_defective_frames_alone_do_not_pay_for_the_stage(
     assert screening.finish(screening.start(frame_with([0] * 9))).screened is not None, "the last one was good"
 
 
+def test_a_frame_that_ran_whole_is_checked_as_without_a_stage(
+    inspectors: tuple[Inspector, ScreeningStage, Inspector], openvino: Engine
+) -> None:
+    fresh = ScreeningStage(stated(0.0), inspectors[1].engine, TILE)
+    dark = Plausibility(msgspec.structs.replace(stated(0.0).plausible, brightness=(0.0, 1.0)))
+    screening = Inspector(manifest(), openvino, overlap_px=0, plausibility=dark, screening=fresh)
+    good, defective = (screening.finish(screening.start(frame_with([side] * 9))) for side in (0, 80))
+    assert good.screened is not None
+    assert defective.screened is not None
+    assert (good.verdict, good.implausible, defective.verdict) == ("GOOD", None, "DEFECT")
+    assert "brightness" in (defective.implausible or "")
+
+
 class FailingEngine(ReducingEngine):
     def submit(self, count: int, fill: Fill, done: Done, failed: Failed) -> None:
         failed(EngineError("it is gone"))
@@ -236,10 +250,11 @@ def test_a_line_says_that_a_camera_calibrated_alone_is_inspected_whole(
 def test_its_bounds_are_given_for_the_thresholds_that_it_is_used_with() -> None:
     assert describe_screening(stated(0.0), SCORE) == (
         f"sees tiles at {SEEN} px; clears 90 % of good frames' tiles; changes none of 3 held-out DEFECT frames, of new "
-        "ones at most 60 %; misses none of 9 defects, of new ones at most 10 % (95 % confidence)"
+        "ones at most 60 %; misses none of 9 held-out defects that the whole graph finds, of new ones at most 10 % (95 "
+        "% confidence)"
     )
     unused = describe_screening(stated(0.0), SCORE - 0.1)
-    assert unused.startswith("every tile runs in full: the score threshold is -1.10, and the bundle's ")
+    assert unused.startswith("every tile runs in full: the score threshold is -1.1, and the bundle's ")
 
 
 def test_a_bundle_that_lacks_its_small_graph_is_refused(tmp_path: Path) -> None:
@@ -278,4 +293,4 @@ def test_a_line_counts_cleared_tiles_and_reports_a_defect_that_the_stage_calls_g
         path.write_text(path.read_text().replace("screening = false", "") + f"\n[thresholds]\nscore = {SCORE - 0.5}\n")
         assert run.reload().applied
         run.until(lambda event: isinstance(event, VerdictEvent) and event.screened is None)
-        assert "every tile runs in full: the score threshold is -1.50" in run.process.log()
+        assert "every tile runs in full: the score threshold is -1.5," in run.process.log()

@@ -74,7 +74,8 @@ export class Camera extends Part {
     this.root.dataset.picture = message.id;
     this.find(".legend").classList.toggle("is-empty", !heatmap);
     if (!heatmap) return;
-    const { logit_at_0: low, logit_at_255: high } = heatmap;
+    const { logit_at_0: low, logit_at_255: high, cleared_grey: cleared } = heatmap;
+    write(this.find(".legend p"), `Evidence${cleared === null ? "" : "; hatched: cleared by the screening stage"}`);
     const threshold = event.evidence_threshold;
     const tick = this.find(".legend .threshold");
     write(this.find(".legend .low"), logit(low));

@@ -121,7 +121,7 @@ export class Scores extends Part {
   }
 
   #try(value) {
-    const { judged, score_threshold: active, ignore_below_mm: present } = this.#answer;
+    const { judged, score_threshold: active, ignore_below_mm: present, in_part: isInPart } = this.#answer;
     const { value: typed, valueAsNumber: below, validity, max } = this.find(".below"); // NaN: the field is empty
     const isRefused = validity.badInput || below <= 0 || below > Number(max);
     const isPresent = !isRefused && (Number.isNaN(below) ? present === null : below === present);
@@ -141,16 +141,15 @@ export class Scores extends Part {
     this.find(".outcome").replaceChildren(...(isRefused
       ? [`The tolerance is ${typed || "no number"}; expected more than 0 and at most ${count(max)} mm, or an empty field for none.`]
       : [
-          `Of these ${plural(judged.length, "frame")}, `,
+          `Of these ${plural(judged.length, "frame")}, ${isInPart && this.#tried < active ? "at least " : ""}`,
           make("strong", {}, count(rejected.length)),
           ` would have been rejected (now: ${count(this.#rejected(active, present).length)}).`,
         ]));
-    const written = Number(this.#tried.toFixed(4));
     const table = `the [[cameras]] table of ${JSON.stringify(this.#camera)}`;
     const tolerance = Number.isNaN(below) ? `# remove ignore_below_mm from ${table}\n` : `# in ${table}\nignore_below_mm = ${below}\n`;
     this.find(".lines").textContent = isRefused ? "" : (isPresent ? "" : tolerance) + (this.product === null
-      ? `[thresholds]\nscore = ${written}\n`
-      : `# in the [[products]] table of ${JSON.stringify(this.product)}\nthresholds = { score = ${written} }\n`);
+      ? `[thresholds]\nscore = ${this.#tried}\n`
+      : `# in the [[products]] table of ${JSON.stringify(this.product)}\nthresholds = { score = ${this.#tried} }\n`);
     this.find(".copy").disabled = isRefused;
     this.find(".reset").disabled = isActive && isPresent;
     this.#draw(rejected);

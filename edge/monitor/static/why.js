@@ -239,7 +239,7 @@ const rowFacts = (row) => [
 
 const eventFacts = (row, { event }) => [
   ...rowFacts(row),
-  ["Tiles cleared by the screening stage", event.screened && `${event.screened.cleared} of ${event.screened.tiles}`],
+  ["Tiles cleared by the screening stage, hatched", event.screened && `${event.screened.cleared} of ${event.screened.tiles}`],
   ["Evidence threshold, logits", event.bundle && logit(event.evidence_threshold)],
   ["Bundle", event.bundle && `${event.bundle.name} ${event.bundle.version}`],
   ["Bundle's digest", event.bundle?.digest],
