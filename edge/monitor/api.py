@@ -175,7 +175,7 @@ class Api:
             settings = next((one for one in load_config(self._file).cameras if one.name == camera), None)
         answer = {
             "scores": [row["frame_score"] for row in rows],
-            "in_part": any(row["in_part"] for row in rows),
+            "cleared": any(row["cleared"] for row in rows),
             "tolerated_above_mm": [tolerance_of(row, settings) for row in rows],
             "ignore_below_mm": settings and settings.ignore_below_mm,
             "score_threshold": threshold,

@@ -217,7 +217,7 @@ def row_of(event: VerdictEvent) -> Row:
         "longest_mm": event.longest and event.longest.extent,
         "measured": [(region.peak_xy, region.mm.extent + region.mm.error) for region in event.regions if region.mm],
         "picture": event.picture,
-        "in_part": event.screened is not None and event.screened.cleared > 0,
+        "cleared": event.screened is not None and event.screened.cleared > 0,
         "review": None,
     }
 

@@ -121,7 +121,7 @@ export class Scores extends Part {
   }
 
   #try(value) {
-    const { judged, score_threshold: active, ignore_below_mm: present, in_part: isInPart } = this.#answer;
+    const { judged, score_threshold: active, ignore_below_mm: present, cleared: isCleared } = this.#answer;
     const { value: typed, valueAsNumber: below, validity, max } = this.find(".below"); // NaN: the field is empty
     const isRefused = validity.badInput || below <= 0 || below > Number(max);
     const isPresent = !isRefused && (Number.isNaN(below) ? present === null : below === present);
@@ -141,7 +141,7 @@ export class Scores extends Part {
     this.find(".outcome").replaceChildren(...(isRefused
       ? [`The tolerance is ${typed || "no number"}; expected more than 0 and at most ${count(max)} mm, or an empty field for none.`]
       : [
-          `Of these ${plural(judged.length, "frame")}, ${isInPart && this.#tried < active ? "at least " : ""}`,
+          `Of these ${plural(judged.length, "frame")}, ${isCleared && this.#tried < active ? "at least " : ""}`,
           make("strong", {}, count(rejected.length)),
           ` would have been rejected (now: ${count(this.#rejected(active, present).length)}).`,
         ]));
